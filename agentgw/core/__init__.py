@@ -1,0 +1,1 @@
+"""Pure rules on the ground floor: standard library only, no await, no clock, no randomness."""

@@ -1,0 +1,95 @@
+"""Who is calling: the values that every room passes on. Nothing here decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+EVIDENCE = (
+    "client-claim", "idp-facet", "act-claim", "consent", "client-auth",
+    "exchange", "receipt", "dpop", "mtls",
+)  # fmt: skip
+"""Evidence classes from weakest to strongest; `min_evidence` of a grant compares positions here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A user: `iss` is the issuer's alias in our configuration, `sub` the issuer's own subject.
+
+    `name` is how tokens and grants spell it: `alias|sub`, or the bare sub of a `subject: plain` issuer.
+    """
+
+    iss: str
+    sub: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One agent of a chain: `id` is its URI (`{public_url}/a2a/{name}`; for an unregistered client
+    `client:{alias}|{client_id}`), `agent` its configured name (None when unregistered), and
+    `evidence` how it was proven (one of EVIDENCE)."""
+
+    id: str
+    agent: str | None
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """What a record keeps of the token that came in: `hash` is `sha-256:` + base64url of its bytes."""
+
+    iss: str
+    jti: str | None
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A verified caller. `chain` runs from the current actor outwards to the first; times are Unix seconds.
+
+    `resources` are those of our own resource URLs this token may be used at. `claims` are the verified
+    claims, for conditions only; nothing is decided on them elsewhere. `notes` are facts for the record
+    (an `act` that was dropped, for example).
+    """
+
+    subject: Subject
+    chain: tuple[Hop, ...]
+    scopes: frozenset[str]
+    resources: frozenset[str]
+    exp: int
+    inbound: Inbound
+    presenter: str
+    groups: frozenset[str] = frozenset()
+    txn: str | None = None
+    may_act: str | None = None
+    acr: str | None = None
+    auth_time: int | None = None
+    claims: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What the ledger keeps of a token we issued for our own endpoints (exchange, hand-over).
+
+    `kind` is `gateway` (audience is one of our resources) or `hand-over` (audience is an agent).
+    `parent_exp` bounds nothing by itself; `exp` already is the smallest of the chain.
+    """
+
+    jti: str
+    kind: str
+    parent: str | None
+    subject: Subject
+    groups: frozenset[str]
+    chain: tuple[Hop, ...]
+    audience: str
+    scopes: frozenset[str]
+    txn: str
+    iat: int
+    exp: int
+    presenter: str
+    acr: str | None = None
+    auth_time: int | None = None

@@ -1,0 +1,70 @@
+"""One root, and types that say who is to blame: the caller, policy, the upstream, or us.
+
+Every message states what happened and what would mend it; none ever holds a token or a secret.
+"""
+
+from __future__ import annotations
+
+
+class AgentgwError(Exception):
+    """Root of all errors this package raises on purpose."""
+
+
+class CallerError(AgentgwError):
+    """The caller sent something we must refuse before policy is asked."""
+
+
+class InvalidToken(CallerError):
+    """A credential that names nobody: forged, expired, foreign or malformed (RFC 6750 section 3.1).
+
+    `reason` says which check failed, in words that hold no part of the token.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class MalformedMessage(CallerError):
+    """Bytes that are no acceptable JSON-RPC message, with the HTTP status and JSON-RPC code to answer."""
+
+    def __init__(
+        self, status: int, code: int, message: str, data: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.data = data
+
+
+class OAuthError(CallerError):
+    """A refusal of the OAuth endpoints: `error` is the RFC's code, `status` the HTTP status."""
+
+    def __init__(self, error: str, description: str, status: int = 400) -> None:
+        super().__init__(description)
+        self.error = error
+        self.description = description
+        self.status = status
+
+
+class UpstreamFailed(AgentgwError):
+    """A tool server was unreachable, slow, too large or broke the protocol. `reason` is safe to show."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Unavailable(AgentgwError):
+    """We cannot do our duty (log or store cannot be written): nothing is done, 503 is answered."""
+
+
+class ConfigError(AgentgwError):
+    """The configuration is wrong: where (file, line from 1 or 0 if unknown), what, and what would mend it."""
+
+    def __init__(self, file: str, line: int, message: str, hint: str = "") -> None:
+        place = f"{file}:{line}" if line else file
+        super().__init__(f"{place}: {message}" + (f" ({hint})" if hint else ""))
+        self.file = file
+        self.line = line
+        self.hint = hint
