@@ -67,4 +67,5 @@ class ConfigError(AgentgwError):
         super().__init__(f"{place}: {message}" + (f" ({hint})" if hint else ""))
         self.file = file
         self.line = line
+        self.message = message
         self.hint = hint

@@ -19,11 +19,14 @@ class Subject:
     """A user: `iss` is the issuer's alias in our configuration, `sub` the issuer's own subject.
 
     `name` is how tokens and grants spell it: `alias|sub`, or the bare sub of a `subject: plain` issuer.
+    `known_as` is the value of the issuer's `user_claim`, where one is configured: grants then name the
+    user by it instead of by `sub`.
     """
 
     iss: str
     sub: str
     name: str
+    known_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Issued:
     """What the ledger keeps of a token we issued for our own endpoints (exchange, hand-over).
 
     `kind` is `gateway` (audience is one of our resources) or `hand-over` (audience is an agent).
-    `parent_exp` bounds nothing by itself; `exp` already is the smallest of the chain.
+    `parent_exp` bounds nothing by itself; `exp` already is the smallest of the chain. `resources` are
+    those of our own resource URLs that this authority reaches, kept through a hand-over.
     """
 
     jti: str
@@ -93,3 +97,4 @@ class Issued:
     presenter: str
     acr: str | None = None
     auth_time: int | None = None
+    resources: frozenset[str] = frozenset()

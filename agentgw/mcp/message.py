@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from agentgw.errors import MalformedMessage
 
 PARSE_ERROR = -32700
@@ -17,6 +19,7 @@ INTERNAL_ERROR = -32603
 
 _ENVELOPE = ("jsonrpc", "id", "method", "params", "result", "error")
 _PROTOCOL_KEYS = frozenset(_ENVELOPE) | {"name", "uri", "arguments", "taskid", "_meta"}
+_METHOD = re.compile(r"[\x21-\x7e]{1,200}")
 _BRACKETS = re.compile(rb'[\[\]{}"]')
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
@@ -59,6 +62,14 @@ def parse_message(body: bytes, max_depth: int = 64) -> Message:
     return _classify(document)
 
 
+def encode(document: object) -> bytes:
+    """A message as UTF-8 JSON without white space or line feeds, every value as it was parsed."""
+    try:
+        return orjson.dumps(document)
+    except TypeError:  # an integer beyond 64 bits, or a lone surrogate
+        return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
 def _classify(document: dict[str, Any]) -> Message:
     request_id = document.get("id")
     if "id" in document and (type(request_id) is not str and type(request_id) is not int):
@@ -66,8 +77,10 @@ def _classify(document: dict[str, Any]) -> Message:
     if "method" not in document:
         return _response(document, request_id)
     method = document["method"]
-    if not isinstance(method, str) or not method or not method.isprintable() or len(method) > 200:
-        raise MalformedMessage(400, INVALID_REQUEST, "a method is a short printable string")
+    if not isinstance(method, str) or not _METHOD.fullmatch(method):
+        raise MalformedMessage(
+            400, INVALID_REQUEST, "a method is 1 to 200 visible ASCII characters"
+        )
     if "result" in document or "error" in document:
         raise MalformedMessage(
             400, INVALID_REQUEST, "a message is a request or a response, not both"

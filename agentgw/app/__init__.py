@@ -1,0 +1,6 @@
+"""The composition root: the only room that knows every adapter."""
+
+from agentgw.app.composition import App, build
+from agentgw.app.serve import serve
+
+__all__ = ["App", "build", "serve"]

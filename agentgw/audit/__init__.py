@@ -1,0 +1,29 @@
+"""What happened: the contract between the story and the log that keeps its records."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class AuditLog(Protocol):
+    """One append-only log. Records are those of `agentgw.core.record`, written in the order given."""
+
+    async def append(self, record: dict[str, object]) -> int:
+        """Write `record` and return its `seq` once it is durable (fdatasync).
+
+        Raises Unavailable where it cannot be made durable: then do nothing, and write no outcome for
+        it either, since the record may be gone from the log.
+        """
+        ...
+
+    def append_soon(self, record: dict[str, object]) -> None:
+        """Queue `record` behind what was appended before; gates nothing, never raises.
+
+        While the log cannot be written it waits in a bounded queue; what did not fit is counted in a
+        later record.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Write what is queued, sign a last checkpoint and give the directory free."""
+        ...

@@ -1,0 +1,181 @@
+"""`agentgw audit`: read the records, and prove that they are what they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentgw.cli.options import JsonOption, StateDirOption
+from agentgw.errors import AgentgwError
+
+VERIFICATION_FAILED = 6
+POLL_SECONDS = 0.2
+
+app = typer.Typer(no_args_is_help=True, help="Read the records and prove them.")
+
+User = Annotated[str | None, typer.Option("--user", help="alias|sub, or the bare sub.")]
+Agent = Annotated[str | None, typer.Option("--agent", help="An agent of the chain: name or id.")]
+Server = Annotated[str | None, typer.Option("--server", help="The tool server.")]
+Tool = Annotated[str | None, typer.Option("--tool", help="The tool's name at its server.")]
+Decision = Annotated[str | None, typer.Option("--decision", help="allow or deny.")]
+Since = Annotated[str | None, typer.Option("--since", help="An RFC 3339 time in UTC.")]
+Txn = Annotated[str | None, typer.Option("--txn", help="The transaction.")]
+
+
+def log_root(state_dir: Path | None) -> Path:
+    """The log folder of a state directory: the option's, AGENTGW_STATE_DIR's or the default one.
+
+    Raises AgentgwError where there is none.
+    """
+    from agentgw.config import default_state_dir
+
+    named = state_dir or os.environ.get("AGENTGW_STATE_DIR")
+    root = (Path(named).expanduser() if named else default_state_dir(os.environ)) / "log"
+    if not root.is_dir():
+        raise AgentgwError(f"{root} does not exist: no gateway wrote records there (--state-dir?)")
+    return root
+
+
+@app.command()
+def tail(
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", help="How many at first.")] = 10,
+    user: User = None,
+    agent: Agent = None,
+    server: Server = None,
+    tool: Tool = None,
+    decision: Decision = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the last records, and with -f the next ones as they are written."""
+    from collections import deque
+
+    from agentgw.audit.query import Filter, follow_records, read_records
+
+    root = log_root(state_dir)
+    wanted = Filter(user=user, agent=agent, server=server, tool=tool, decision=decision)
+    for record in deque(read_records(root, wanted), max(0, lines)):
+        _print(record, as_json)
+    if follow:
+        for record in follow_records(root, wanted, lambda: time.sleep(POLL_SECONDS)):
+            _print(record, as_json)
+
+
+@app.command()
+def search(
+    user: User = None,
+    agent: Agent = None,
+    server: Server = None,
+    tool: Tool = None,
+    decision: Decision = None,
+    since: Since = None,
+    txn: Txn = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every record that fits, in the order of time."""
+    from agentgw.audit.query import Filter, read_records
+
+    wanted = Filter(user, agent, server, tool, decision, since, None, txn)
+    for record in read_records(log_root(state_dir), wanted):
+        _print(record, as_json)
+
+
+@app.command()
+def show(
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID")],
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the records of one event, whole."""
+    for record in find_event(event_id, state_dir):
+        typer.echo(_line(record) if as_json else json.dumps(record, ensure_ascii=False, indent=2))
+
+
+@app.command()
+def verify(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The log folder, or one log in it.")
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="VKEY", help="The log's public key (repeatable)."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="A checkpoint you kept elsewhere."),
+    ] = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every record, leaf, checkpoint and signature; exit 6 where one does not hold."""
+    from agentgw.audit.verify import verify as verify_log
+    from agentgw.core.checkpoint import NoteInvalid, parse_vkey
+
+    try:
+        keys = [parse_vkey(text) for text in key or ()]
+    except NoteInvalid as error:
+        raise typer.BadParameter(str(error), param_hint="--key") from None
+    try:
+        held = checkpoint.read_bytes().decode("utf-8", "replace") if checkpoint else None
+        result = verify_log(directory or log_root(state_dir), keys, held)
+    except OSError as error:
+        raise AgentgwError(f"{error.filename} cannot be read: {error.strerror}") from None
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+    elif bad := result.first_bad:
+        typer.echo(f"FAILED: log {bad.log}, record {bad.seq} ({bad.id or 'no id'}): {bad.reason}")
+    else:
+        typer.echo(
+            f"ok: {result.records} records, {result.checkpoints} checkpoints, "
+            f"{result.covered_to} covered, assurance {result.assurance}, "
+            f"{result.unknown} calls without an outcome"
+        )
+    if not result.ok:
+        raise typer.Exit(VERIFICATION_FAILED)
+
+
+def find_event(event_id: str, state_dir: Path | None) -> list[dict[str, Any]]:
+    """The records of one event in order. Raises AgentgwError where there are none."""
+    from agentgw.audit.query import Filter, read_records
+
+    root = log_root(state_dir)
+    records = list(read_records(root, Filter(event_id=event_id)))
+    if not records:
+        raise AgentgwError(f"no record of event {event_id} under {root}")
+    return records
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    print(_line(record) if as_json else _summary(record), flush=True)
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+
+def _summary(record: dict[str, Any]) -> str:
+    """One line for people: time, event, who, what, how it went."""
+    subject = record.get("subject") or {}
+    agents = [str(hop.get("id", "?")).rpartition("/")[2] for hop in record.get("chain") or ()]
+    who = " < ".join([*agents, f"{subject.get('iss')}|{subject.get('sub')}"]) if subject else ""
+    what = "/".join(str(part) for part in (record.get("server"), record.get("name")) if part)
+    how = record.get("decision") or record.get("outcome") or record.get("reason") or ""
+    why = f"({record['reason']})" if record.get("decision") and record.get("reason") else ""
+    ms = f"{record['ms']} ms" if record.get("phase") == "outcome" else ""
+    parts = (
+        record.get("time"), record.get("event_id"), record.get("phase"), how, why, ms,
+        record.get("method"), what, who,
+    )  # fmt: skip
+    # What others named must not move the cursor or colour the screen.
+    text = "  ".join(str(part) for part in parts if part)
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,0 +1,96 @@
+"""`agentgw why EVENT_ID`: what was decided about one request, and what decided it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentgw.cli.audit import find_event
+from agentgw.cli.options import ConfigOption, JsonOption, StateDirOption, absolute, load_config
+from agentgw.errors import AgentgwError, ConfigError
+
+REASONS = {
+    "not_available": "no grant lets this user through these agents use it, or a deny row forbids it; "
+    "a name that does not exist gives the same answer",
+    "unknown_agent": "the agent is not registered here, or it is disabled",
+    "insufficient_scope": "policy would allow it, but the caller's token lacks a scope it demands",
+    "approval_required": "a person has to approve it first",
+    "revoked": "the subject, agent, grant or server is revoked or quarantined",
+    "tool_changed": "the tool's definition differs from its pin, or was never approved",
+    "limited": "a quota, rate or stream limit was reached",
+}
+
+
+def why(
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID")],
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain a decision: who asked for what, which rule decided, and how it ended."""
+    rows, configured = _rows(config, state_dir)
+    records = find_event(event_id, state_dir or configured)
+    decision = next((record for record in records if record.get("phase") == "decision"), records[0])
+    outcome = next((record for record in records if record.get("phase") == "outcome"), None)
+    rule = str(decision.get("rule") or "-")
+    texts = {name: rows[name] for name in rule.split("+") if name in rows}
+    if as_json:
+        found = {"decision": decision, "outcome": outcome, "rules": texts}
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for line in _explain(decision, outcome, rule, texts):
+        typer.echo("".join(char if char.isprintable() else "?" for char in line))
+
+
+def _rows(
+    config: Path | None, state_dir: Path | None
+) -> tuple[dict[str, dict[str, Any]], Path | None]:
+    """The grant rows of the configuration by id, and its state directory; none where there is none."""
+    try:
+        loaded = load_config(config, {"state_dir": absolute(state_dir)})
+    except (ConfigError, OSError) as error:
+        if config is not None:
+            raise error if isinstance(error, AgentgwError) else AgentgwError(str(error)) from None
+        print(f"note: rules are shown by id only: {error}", file=sys.stderr)
+        return {}, None
+    rows = {row.id: row.model_dump(mode="json", exclude_defaults=True) for row in loaded.grants}
+    return rows, loaded.state_dir
+
+
+def _explain(
+    decision: dict[str, Any], outcome: dict[str, Any] | None, rule: str, texts: dict[str, Any]
+) -> list[str]:
+    subject = decision.get("subject") or {}
+    lines = [
+        f"{decision.get('time')}  {decision.get('method')}  "
+        f"{decision.get('server') or '-'}/{decision.get('name') or '-'}",
+        f"user      {subject.get('iss')}|{subject.get('sub')}" if subject else "user      -",
+    ]
+    lines += [
+        f"agent     {hop.get('id')} ({hop.get('evidence')})" for hop in decision.get("chain") or ()
+    ]
+    verdict = str(decision.get("decision"))
+    reason = decision.get("reason")
+    lines.append(f"decision  {verdict}" + (f": {reason}" if reason else ""))
+    if reason:
+        lines.append(f"because   {REASONS.get(str(reason), 'see the record')}")
+    no_row = "none: no row matched" if rule == "-" and verdict == "deny" else rule
+    lines.append(f"rule      {no_row} (policy {decision.get('policy_version') or '-'})")
+    lines += [
+        f"          {name} = {json.dumps(row, ensure_ascii=False)}" for name, row in texts.items()
+    ]
+    if texts:
+        lines.append("          as the configuration reads now; it may have changed since")
+    if outcome is not None:
+        error = f" ({outcome['error']})" if outcome.get("error") else ""
+        lines.append(
+            f"outcome   {outcome.get('outcome')}{error}, status {outcome.get('status')}, "
+            f"{outcome.get('bytes')} bytes, {outcome.get('ms')} ms"
+        )
+    elif verdict == "allow" and decision.get("server") is not None:
+        lines.append("outcome   unknown: none was recorded")
+    return lines

@@ -1,0 +1,223 @@
+"""What must hold between the parts of a configuration. Pure: each check yields the problems it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agentgw.config.model import Config
+from agentgw.config.problems import did_you_mean
+from agentgw.config.source import Loc
+from agentgw.config.values import is_loopback, is_public, split_url
+from agentgw.core.claims import is_resource
+from agentgw.core.grant_syntax import parse_users
+from agentgw.core.grants import KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with the value at `loc`."""
+
+    loc: Loc
+    message: str
+    hint: str = ""
+
+
+def check(config: Config) -> Iterator[Problem]:
+    """Every problem of a configuration whose parts are sound by themselves."""
+    yield from _check_exposure(config)
+    yield from _check_issuers(config)
+    yield from _check_agents(config)
+    yield from _check_servers(config)
+    yield from _check_grants(config)
+
+
+def _check_exposure(config: Config) -> Iterator[Problem]:
+    """Contract sections 1 and 9: plain http stays at home, and dev mode never meets the public."""
+    public = split_url(config.public_url)
+    host = public.hostname or ""
+    if config.dev and is_public(host):
+        yield Problem(("dev",), "dev: true with a public public_url", "leave dev out")
+    if public.scheme == "http" and not (config.dev or config.insecure or is_loopback(host)):
+        yield Problem(("public_url",), "public_url is plain http beyond loopback", "use https")
+    for index, network in enumerate(config.trusted_proxies):
+        if network.prefixlen == 0:
+            yield Problem(
+                ("trusted_proxies", index), "trusts every address", "name the proxy's network"
+            )
+    address = config.address
+    protected = config.tls or config.trusted_proxies or config.insecure
+    if isinstance(address, tuple) and not is_loopback(address[0]) and not protected:
+        yield Problem(
+            ("listen",),
+            "listens beyond loopback without TLS",
+            "set tls, or trusted_proxies for a terminator; --insecure if you mean it",
+        )
+
+
+def _check_issuers(config: Config) -> Iterator[Problem]:
+    plain = [alias for alias, issuer in config.issuers.items() if issuer.subject == "plain"]
+    for alias in plain[1:]:
+        yield Problem(
+            ("issuers", alias, "subject"),
+            f"subject: plain again, after {plain[0]}",
+            "one may have it",
+        )
+    seen: dict[str, str] = {}
+    for alias, issuer in config.issuers.items():
+        loc: Loc = ("issuers", alias)
+        first = seen.setdefault(issuer.issuer, alias)
+        if first != alias:
+            yield Problem((*loc, "issuer"), f"the same issuer as {first}", "give it one alias")
+        if issuer.issuer == config.public_url:
+            yield Problem((*loc, "issuer"), "is the gateway itself", "its own tokens need no entry")
+        for field, url in (("issuer", issuer.issuer), ("jwks_uri", issuer.jwks_uri)):
+            if url is not None and not config.dev and _is_homely(url):
+                yield Problem(
+                    (*loc, field),
+                    f"{field} is plain http or loopback",
+                    "use https; dev: true allows it on a machine of your own",
+                )
+        if issuer.user_claim == "email" and not issuer.email_domains:
+            yield Problem((*loc, "user_claim"), "user_claim: email needs email_domains")
+        if isinstance(issuer.audiences, Mapping):
+            for resource in issuer.audiences:
+                yield from _check_resource(config, (*loc, "audiences", resource), resource)
+
+
+def _check_resource(config: Config, loc: Loc, resource: str) -> Iterator[Problem]:
+    union = f"{config.public_url}/mcp"
+    server = resource.removeprefix(union + "/")
+    if not is_resource(resource, config.public_url):
+        yield Problem(
+            loc, "audiences names no resource of this gateway", f"write {union} or {union}/SERVER"
+        )
+    elif resource != union and server not in config.servers:
+        yield Problem(loc, f"unknown server {server!r}", did_you_mean(server, config.servers))
+
+
+def _is_homely(url: str) -> bool:
+    parts = split_url(url)
+    return parts.scheme == "http" or is_loopback(parts.hostname or "")
+
+
+def _check_agents(config: Config) -> Iterator[Problem]:
+    claimed: dict[tuple[str, str], str] = {}
+    for name, agent in config.agents.items():
+        loc: Loc = ("agents", name)
+        if agent.require is not None:
+            yield Problem(
+                (*loc, "require"),
+                f"require: {agent.require} is not available in this version",
+                "leave it out; a bearer token then works for whoever holds it",
+            )
+        for index, other in enumerate(agent.may_hand_to):
+            yield from _check_agent(config, (*loc, "may_hand_to", index), other)
+            if other == name:
+                yield Problem((*loc, "may_hand_to", index), f"{name} may not hand to itself")
+        for index, client in enumerate(agent.clients):
+            yield from _check_issuer(config, (*loc, "clients", index, "issuer"), client.issuer)
+            first = claimed.setdefault((client.issuer, client.client_id), name)
+            if first != name:
+                yield Problem(
+                    (*loc, "clients", index),
+                    f"this client already means the agent {first}",
+                    "a client means one agent",
+                )
+        for index, source in enumerate(agent.subject_from):
+            yield from _check_issuer(config, (*loc, "subject_from", index, "issuer"), source.issuer)
+
+
+def _check_agent(config: Config, loc: Loc, name: str) -> Iterator[Problem]:
+    if name not in config.agents:
+        yield Problem(loc, f"unknown agent {name!r}", did_you_mean(name, config.agents))
+
+
+def _check_issuer(config: Config, loc: Loc, alias: str) -> Iterator[Problem]:
+    if alias not in config.issuers:
+        yield Problem(loc, f"unknown issuer {alias!r}", did_you_mean(alias, config.issuers))
+
+
+def _check_servers(config: Config) -> Iterator[Problem]:
+    ours = _normal(config.public_url)
+    audiences: dict[str, str] = {}
+    for name, server in config.servers.items():
+        loc: Loc = ("servers", name)
+        if server.agent is not None:
+            yield from _check_agent(config, (*loc, "agent"), server.agent)
+        if server.url is not None:
+            parts = split_url(server.url)
+            tame = config.dev or config.insecure or is_loopback(parts.hostname or "")
+            if parts.scheme == "http" and not tame:
+                yield Problem(
+                    (*loc, "url"),
+                    "the url is plain http beyond loopback",
+                    "use https; insecure: true or dev: true allow it",
+                )
+            if _lies_under(_normal(server.url), ours):
+                yield Problem((*loc, "url"), "the url lies under public_url, the gateway itself")
+        if server.audience is None:
+            continue
+        audience = _normal(server.audience)
+        where = (*loc, "auth", "audience")
+        if _lies_under(audience, ours):
+            yield Problem(where, "the audience lies under public_url")
+        first = audiences.setdefault(audience, name)
+        if first != name:
+            yield Problem(
+                where,
+                f"the audience of {name} is that of {first} too",
+                "give each server an audience of its own",
+            )
+
+
+def _normal(url: str) -> str:
+    """Scheme and host in lower case, no default port, no trailing slash (RFC 3986 section 6.2)."""
+    parts = split_url(url)
+    default = {"http": 80, "https": 443}[parts.scheme]
+    port = "" if parts.port in (None, default) else f":{parts.port}"
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/')}{query}"
+
+
+def _lies_under(url: str, origin: str) -> bool:
+    return url == origin or url.startswith((origin + "/", origin + "?"))
+
+
+def _check_grants(config: Config) -> Iterator[Problem]:
+    plain = any(issuer.subject == "plain" for issuer in config.issuers.values())
+    names: dict[str, int] = {}
+    for index, grant in enumerate(config.grants):
+        loc: Loc = ("grants", index)
+        first = names.setdefault(grant.id, index)
+        if first != index:
+            yield Problem((*loc, "id"), f"the id {grant.id!r} is that of row {first + 1} too")
+        for position, agent in enumerate(grant.agents or ()):
+            if agent != "*":
+                yield from _check_agent(config, (*loc, "agents", position), agent)
+        for position, user in enumerate(grant.users or ()):
+            try:
+                parse_users([user], config.issuers, plain)
+            except ValueError as error:
+                yield Problem((*loc, "users", position), str(error))
+        for kind in KINDS:
+            for position, pattern in enumerate(getattr(grant, kind) or ()):
+                server = pattern.partition("/")[0]
+                if "*" not in server and server not in config.servers:
+                    yield Problem(
+                        (*loc, kind, position),
+                        f"unknown server {server!r}",
+                        did_you_mean(server, config.servers),
+                    )
+        if grant.when is not None:
+            yield from _check_condition((*loc, "when"), grant.when)
+
+
+def _check_condition(loc: Loc, source: str) -> Iterator[Problem]:
+    # The CEL library takes a quarter of a second to import, and most files need none of it.
+    from agentgw.policy.cel import compile_condition
+
+    try:
+        compile_condition(source)
+    except ValueError as error:
+        yield Problem(loc, str(error))

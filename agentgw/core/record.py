@@ -1,0 +1,235 @@
+"""The records of the audit log as plain dicts, fields in the order they are written.
+
+`v`, `log` and `seq` are put in front by the log itself. Ids, times and keys are arguments.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Literal
+
+from agentgw.core.canonical import b64url
+from agentgw.core.principal import Caller, Hop, Inbound, Subject
+
+VERSION = 1
+
+Assurance = Literal["token", "grant", "audit-only"]
+Verdict = Literal["allow", "deny"]
+
+
+def uuid7(ms: int, random_bytes: bytes) -> str:
+    """A UUID version 7 (RFC 9562 section 5.7) from Unix milliseconds and 10 random bytes."""
+    tail = random_bytes.hex()
+    stamp = f"{ms:012x}"
+    variant = "89ab"[random_bytes[9] & 3]
+    return f"{stamp[:8]}-{stamp[8:]}-7{tail[:3]}-{variant}{tail[3:6]}-{tail[6:18]}"
+
+
+def rfc3339_ms(now: float) -> str:
+    """RFC 3339 in UTC with milliseconds, from Unix seconds: `2026-11-23T05:46:45.120Z`."""
+    second, ms = divmod(round(now * 1000), 1000)
+    return f"{_second(second)}.{ms:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def commit(key: bytes, digest_string: str) -> str:
+    """`hmac-sha-256:` + base64url of HMAC-SHA-256 under the subject's key over a digest's ASCII text.
+
+    Deleting the key erases what could be guessed from the commit; every proof stays valid.
+    """
+    return "hmac-sha-256:" + b64url(hmac.digest(key, digest_string.encode("ascii"), "sha256"))
+
+
+def decision_record(
+    *,
+    id: str,
+    event_id: str,
+    now: float,
+    txn: str | None,
+    trace: str | None,
+    caller: Caller,
+    client: str | None,
+    source: str | None,
+    server: str | None,
+    method: str,
+    name: str | None,
+    tool_digest: str | None,
+    params_commit: str | None,
+    issued: Mapping[str, Any] | None,
+    decision: Verdict,
+    reason: str | None,
+    rule: str,
+    policy_version: str,
+    era: str | None,
+    chain_assurance: Assurance,
+    approval: str | None = None,
+) -> dict[str, object]:
+    """What was decided about one authenticated request, written before anything is sent.
+
+    `now` is Unix seconds, `issued` is `{jti, aud, scope, exp}` or None, `client` is the caller's own
+    untrusted word. A `notes` field follows only where the caller has notes.
+    """
+    # Spelt out, not shared with event_record: this one is on the path of every call.
+    subject = caller.subject
+    inbound = caller.inbound
+    record: dict[str, object] = {
+        "id": id,
+        "event_id": event_id,
+        "phase": "decision",
+        "time": rfc3339_ms(now),
+        "txn": txn,
+        "trace": trace,
+        "subject": {"iss": subject.iss, "sub": subject.sub},
+        "chain": [{"id": hop.id, "evidence": hop.evidence} for hop in caller.chain],
+        "presenter": caller.presenter,
+        "client": client,
+        "source": source,
+        "server": server,
+        "method": method,
+        "name": name,
+        "tool_digest": tool_digest,
+        "params_commit": params_commit,
+        "inbound": {"iss": inbound.iss, "jti": inbound.jti, "hash": inbound.hash},
+        "issued": issued,
+        "decision": decision,
+        "reason": reason,
+        "rule": rule,
+        "policy_version": policy_version,
+        "approval": approval,
+        "era": era,
+        "chain_assurance": chain_assurance,
+    }
+    if caller.notes:
+        record["notes"] = list(caller.notes)
+    return record
+
+
+def event_record(
+    *,
+    id: str,
+    event_id: str,
+    now: float,
+    method: str,
+    txn: str | None = None,
+    trace: str | None = None,
+    subject: Subject | None = None,
+    chain: tuple[Hop, ...] = (),
+    presenter: str | None = None,
+    client: str | None = None,
+    source: str | None = None,
+    server: str | None = None,
+    name: str | None = None,
+    inbound: Inbound | None = None,
+    issued: Mapping[str, Any] | None = None,
+    decision: Verdict = "allow",
+    reason: str | None = None,
+    rule: str = "-",
+    policy_version: str | None = None,
+    approval: str | None = None,
+    chain_assurance: Assurance = "token",
+    detail: Mapping[str, Any] | None = None,
+) -> dict[str, object]:
+    """A decision that sends nothing upstream: `oauth/token`, an admin change, a session, a stream.
+
+    `method` names it. `detail` holds what only this kind of event has, and never a token or secret.
+    """
+    record: dict[str, object] = {
+        "id": id,
+        "event_id": event_id,
+        "phase": "decision",
+        "time": rfc3339_ms(now),
+        "txn": txn,
+        "trace": trace,
+        "subject": {"iss": subject.iss, "sub": subject.sub} if subject else None,
+        "chain": [{"id": hop.id, "evidence": hop.evidence} for hop in chain],
+        "presenter": presenter,
+        "client": client,
+        "source": source,
+        "server": server,
+        "method": method,
+        "name": name,
+        "tool_digest": None,
+        "params_commit": None,
+        "inbound": (
+            {"iss": inbound.iss, "jti": inbound.jti, "hash": inbound.hash} if inbound else None
+        ),
+        "issued": issued,
+        "decision": decision,
+        "reason": reason,
+        "rule": rule,
+        "policy_version": policy_version,
+        "approval": approval,
+        "era": None,
+        "chain_assurance": chain_assurance,
+    }
+    if detail:
+        record["detail"] = dict(detail)
+    return record
+
+
+def outcome_record(
+    *,
+    id: str,
+    event_id: str,
+    now: float,
+    txn: str | None,
+    server: str | None,
+    method: str,
+    name: str | None,
+    outcome: str,
+    status: int | None,
+    is_error: bool | None,
+    result_commit: str | None,
+    bytes: int,
+    ms: float,
+    error: str | None = None,
+    progress: int = 0,
+) -> dict[str, object]:
+    """How an allowed request ended: `bytes` of the answer, `ms` it took, `error` in safe words.
+
+    `result_commit` is over the digest of the final response message. `progress` counts the progress
+    notifications relayed, written only where there were any.
+    """
+    record: dict[str, object] = {
+        "id": id,
+        "event_id": event_id,
+        "phase": "outcome",
+        "time": rfc3339_ms(now),
+        "txn": txn,
+        "server": server,
+        "method": method,
+        "name": name,
+        "outcome": outcome,
+        "status": status,
+        "is_error": is_error,
+        "result_commit": result_commit,
+        "bytes": bytes,
+        "ms": round(ms, 3),
+        "error": error,
+    }
+    if progress:
+        record["progress"] = progress
+    return record
+
+
+def log_event(
+    *, id: str, now: float, method: str, name: str | None, reason: str, **facts: object
+) -> dict[str, object]:
+    """What the log says about itself (phase `event`): a torn line moved aside, records it lost."""
+    return {
+        "id": id,
+        "event_id": id,
+        "phase": "event",
+        "time": rfc3339_ms(now),
+        "method": method,
+        "name": name,
+        "reason": reason,
+        **facts,
+    }

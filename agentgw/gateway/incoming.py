@@ -1,0 +1,100 @@
+"""What the face hands to the story, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from agentgw.core.principal import Caller
+from agentgw.core.record import Assurance
+from agentgw.mcp.message import Message
+from agentgw.upstream.catalogue import Catalogue
+from agentgw.upstream.link import Era, Link
+
+JSON = b"application/json"
+EVENT_STREAM = b"text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A tool server as the story needs it.
+
+    `audience` is what its tokens are for, None where it takes none of ours. `scopes` are the scopes its
+    tools demand, by tool; `approvals` the tools that need a human. `timeout` and `life` are seconds.
+    `may_act` is the id of the agent this server is, if it is one.
+    """
+
+    name: str
+    link: Link
+    catalogue: Catalogue
+    audience: str | None
+    assurance: Assurance
+    scopes: Mapping[str, str]
+    approvals: frozenset[str]
+    timeout: float
+    life: int
+    typ: str
+    may_act: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSession:
+    """A handshake session as an agent holds it: `id` is the sealed value, `upstream` the server's own id.
+
+    `relayed` says that the session is the server's own, even if that gave it no id.
+    """
+
+    id: str
+    version: str
+    relayed: bool
+    upstream: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One authenticated request. `server` is None on `/mcp`; `version` is the agent's protocol version.
+
+    `client` is the agent's own word about its software; `trace` a W3C trace id; `session` is set where a
+    handshake agent holds one.
+    """
+
+    caller: Caller
+    message: Message
+    server: str | None
+    era: Era
+    version: str
+    event_id: str
+    source: str | None
+    client: str | None
+    trace: str | None = None
+    session: AgentSession | None = None
+    last_event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session the face must seal and give to the agent."""
+
+    version: str
+    relayed: bool
+    upstream: str | None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back: a whole `body`, or a `stream`, or neither (202 and the like).
+
+    `session` is a new one the face must seal for the agent, `upstream_session` the id a server gave.
+    `challenge` is the scope value of a 403's WWW-Authenticate; `retry_after` is in seconds.
+    `refused` marks an answer of our own making in place of the server's.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    stream: AsyncIterator[bytes] | None = None
+    session: NewSession | None = None
+    upstream_session: str | None = None
+    challenge: str | None = None
+    retry_after: int | None = None
+    refused: bool = False

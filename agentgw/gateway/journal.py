@@ -1,0 +1,200 @@
+"""Two records per request that acts: the decision, durable before anything leaves, and the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentgw.audit import AuditLog
+from agentgw.core.canonical import digest
+from agentgw.core.principal import Caller, Inbound, Subject
+from agentgw.core.record import (
+    commit,
+    decision_record,
+    event_record,
+    outcome_record,
+    uuid7,
+)
+from agentgw.gateway.incoming import Incoming, Server
+
+
+class People(Protocol):
+    """The key per subject under which commits are made."""
+
+    def key(self, iss: str, sub: str) -> bytes:
+        """The subject's key, made on first sight; 32 bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An open decision, waiting for its outcome. `started` is Unix seconds."""
+
+    event_id: str
+    txn: str | None
+    server: str
+    method: str
+    name: str | None
+    subject: Subject
+    started: float
+
+
+class Journal:
+    """Writes the records of the story. `clock` gives Unix seconds, `random` so many random bytes."""
+
+    def __init__(
+        self,
+        audit: AuditLog,
+        people: People,
+        clock: Callable[[], float],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._audit = audit
+        self._people = people
+        self._clock = clock
+        self._random = random
+
+    def new_id(self) -> str:
+        """A fresh event or record id."""
+        return uuid7(int(self._clock() * 1000), self._random(10))
+
+    async def open(
+        self,
+        incoming: Incoming,
+        server: Server | None,
+        name: str | None,
+        *,
+        now: float,
+        txn: str | None,
+        tool_digest: str | None,
+        params_digest: str | None,
+        issued: Mapping[str, Any] | None,
+        reason: str | None,
+        rule: str,
+        policy_version: str,
+    ) -> Entry:
+        """Write the decision and return once it is durable. Raises Unavailable: then nothing may happen."""
+        caller = incoming.caller
+        method = incoming.message.method or "response"
+        entry = Entry(
+            incoming.event_id,
+            txn,
+            server.name if server is not None else "",
+            method,
+            name,
+            caller.subject,
+            now,
+        )
+        await self._audit.append(
+            decision_record(
+                id=self.new_id(),
+                event_id=incoming.event_id,
+                now=now,
+                txn=txn,
+                trace=incoming.trace,
+                caller=caller,
+                client=incoming.client,
+                source=incoming.source,
+                server=server.name if server is not None else incoming.server,
+                method=method,
+                name=name,
+                tool_digest=tool_digest,
+                params_commit=(
+                    None if params_digest is None else self._commit(caller.subject, params_digest)
+                ),
+                issued=issued,
+                decision="allow" if reason is None else "deny",
+                reason=reason,
+                rule=rule,
+                policy_version=policy_version,
+                era=incoming.version,
+                chain_assurance=server.assurance if server is not None else "token",
+            )
+        )
+        return entry
+
+    def close(
+        self,
+        entry: Entry,
+        outcome: str,
+        *,
+        status: int | None = None,
+        is_error: bool | None = None,
+        result: bytes | None = None,
+        size: int = 0,
+        error: str | None = None,
+        progress: int = 0,
+    ) -> None:
+        """Queue the outcome; gates nothing and survives cancellation, being no coroutine."""
+        now = self._clock()
+        self._audit.append_soon(
+            outcome_record(
+                id=self.new_id(),
+                event_id=entry.event_id,
+                now=now,
+                txn=entry.txn,
+                server=entry.server,
+                method=entry.method,
+                name=entry.name,
+                outcome=outcome,
+                status=status,
+                is_error=is_error,
+                result_commit=(
+                    None if result is None else self._commit(entry.subject, digest(result))
+                ),
+                bytes=size,
+                ms=(now - entry.started) * 1000,
+                error=error,
+                progress=progress,
+            )
+        )
+
+    async def own_request(
+        self, server: Server, method: str, issued: Mapping[str, Any] | None, gateway: Subject
+    ) -> None:
+        """Record a request we make on our own account (a catalogue's refresh); durable on return."""
+        identity = self.new_id()
+        await self._audit.append(
+            event_record(
+                id=identity,
+                event_id=identity,
+                now=self._clock(),
+                method=method,
+                subject=gateway,
+                server=server.name,
+                issued=issued,
+                chain_assurance=server.assurance,
+            )
+        )
+
+    async def note(
+        self,
+        method: str,
+        *,
+        caller: Caller | None = None,
+        source: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Record something that acts on no server (a reload, a pin); durable on return."""
+        identity = self.new_id()
+        inbound: Inbound | None = None if caller is None else caller.inbound
+        await self._audit.append(
+            event_record(
+                id=identity,
+                event_id=identity,
+                now=self._clock(),
+                method=method,
+                subject=None if caller is None else caller.subject,
+                chain=() if caller is None else caller.chain,
+                inbound=inbound,
+                source=source,
+                decision="allow" if reason is None else "deny",
+                reason=reason,
+                detail=detail,
+            )
+        )
+
+    def _commit(self, subject: Subject, digest_string: str) -> str:
+        return commit(self._people.key(subject.iss, subject.sub), digest_string)

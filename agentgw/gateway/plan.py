@@ -1,0 +1,69 @@
+"""What will be signed for one request, fixed before the record of it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agentgw.core.call_token import call_claims, call_parts, params_digest
+from agentgw.core.canonical import b64url
+from agentgw.core.catalog import Tool
+from agentgw.core.principal import Caller
+from agentgw.gateway.incoming import Server
+from agentgw.mcp.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`claims` is None where no token goes along; `issued` is what the record keeps of the token."""
+
+    claims: dict[str, Any] | None
+    issued: dict[str, Any] | None
+    txn: str
+    params_digest: str
+
+
+def plan_token(
+    issuer: str,
+    random: Callable[[int], bytes],
+    caller: Caller | None,
+    server: Server,
+    message: Message,
+    tool: Tool | None,
+    now: float,
+) -> Plan:
+    """Plan the token of `message` as it will be sent to `server`.
+
+    `caller` None is the gateway itself. Raises NotCanonical for params RFC 8785 cannot express.
+    """
+    method, identifier, params = call_parts(message.document)
+    audience = server.audience
+    digest = params_digest(audience or f"stdio:{server.name}", method, params)
+    txn = caller.txn if caller is not None else None
+    if txn is None:
+        txn = "t-" + b64url(random(12))
+    if audience is None or (caller is not None and not caller.chain):
+        return Plan(None, None, txn, digest)
+    claims = call_claims(
+        issuer=issuer,
+        caller=caller,
+        aud=audience,
+        method=method,
+        identifier=identifier,
+        scope=server.scopes.get(identifier) if tool is not None and identifier else None,
+        tool_digest=tool.digest if tool is not None else None,
+        params_digest=digest,
+        may_act=server.may_act,
+        life=server.life,
+        now=int(now),
+        jti=b64url(random(16)),
+        txn=txn,
+    )
+    issued = {
+        "jti": claims["jti"],
+        "aud": audience,
+        "scope": claims.get("scope"),
+        "exp": claims["exp"],
+    }
+    return Plan(claims, issued, txn, digest)

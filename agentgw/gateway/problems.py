@@ -1,0 +1,88 @@
+"""Refusals and failures as answers: JSON-RPC errors, and the HTTP status each era expects with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentgw.core.refusal import UNAVAILABLE, Refusal
+from agentgw.gateway.incoming import JSON, Answer, Incoming
+from agentgw.mcp.message import METHOD_NOT_FOUND, encode
+
+_MODERN_STATUS = {
+    -32700: 400,
+    -32600: 400,
+    -32602: 400,
+    -32020: 400,
+    -32021: 400,
+    -32022: 400,
+    METHOD_NOT_FOUND: 404,
+}
+"""HTTP status of a protocol error in 2026-07-28; everything else is 200, and all is in older revisions."""
+
+
+def error_body(request_id: Any, code: int, message: str, data: object = None) -> bytes:
+    """A JSON-RPC error response."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return encode({"jsonrpc": "2.0", "id": request_id, "error": error})
+
+
+def status_of(incoming: Incoming, code: int) -> int:
+    """The HTTP status that goes with a JSON-RPC error code in the agent's era."""
+    return _MODERN_STATUS.get(code, 200) if incoming.era == "modern" else 200
+
+
+def result(incoming: Incoming, value: dict[str, Any]) -> Answer:
+    """A JSON-RPC result."""
+    return Answer(200, encode({"jsonrpc": "2.0", "id": incoming.message.id, "result": value}))
+
+
+def protocol_error(incoming: Incoming, code: int, message: str) -> Answer:
+    """A JSON-RPC error of the protocol itself."""
+    return Answer(status_of(incoming, code), error_body(incoming.message.id, code, message))
+
+
+def refusal(incoming: Incoming, why: Refusal, docs: str, as_result: bool = False) -> Answer:
+    """A refusal. `as_result` gives it as a tool result, for agents that die of JSON-RPC errors."""
+    if incoming.message.kind != "request":
+        return Answer(403, refused=True)
+    data = why.data(incoming.event_id, docs)
+    if why.missing_scopes:
+        scope = _challenge(incoming, why)
+        body = {
+            "error": "insufficient_scope",
+            "error_description": f"{why.message}; {why.hint}",
+            "scope": scope,
+            "event_id": incoming.event_id,
+        }
+        return Answer(403, encode(body), challenge=scope, refused=True)
+    if as_result and incoming.message.method == "tools/call" and why.code > 0:
+        value: dict[str, Any] = {
+            "content": [{"type": "text", "text": f"{why.message} ({why.hint})"}],
+            "isError": True,
+            "_meta": {"agentgw/refusal": {"code": why.code, **data}},
+        }
+        if incoming.era == "modern":
+            value["resultType"] = "complete"
+        return result(incoming, value)
+    body_bytes = error_body(incoming.message.id, why.code, why.message, data)
+    return Answer(status_of(incoming, why.code), body_bytes, JSON, refused=True)
+
+
+def _challenge(incoming: Incoming, why: Refusal) -> str:
+    """The scope to ask for: handshake clients replace what they hold, so they get held and needed."""
+    held = incoming.caller.scopes if incoming.era == "handshake" else frozenset()
+    return " ".join(sorted(held | set(why.missing_scopes)))
+
+
+def unavailable(incoming: Incoming, docs: str) -> Answer:
+    """The log or the store cannot be written: nothing was done, and it is worth trying again."""
+    why = Refusal(
+        UNAVAILABLE,
+        "unavailable",
+        "the gateway cannot write its audit log, so it makes no call",
+        "try again shortly; operators find the cause in the gateway's own output",
+    )
+    body = error_body(incoming.message.id, why.code, why.message, why.data(incoming.event_id, docs))
+    return Answer(503, body, retry_after=1, refused=True)

@@ -1,0 +1,68 @@
+"""Streams that stay open: counted per agent, closed when their right to be open ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentgw.core.principal import Caller
+from agentgw.core.refusal import Refusal
+
+
+@dataclass(slots=True, eq=False)
+class OpenStream:
+    """One stream under way and the task that feeds it. `cut` is why it must end, once it must."""
+
+    caller: Caller
+    task: asyncio.Task[object]
+    cut: Refusal | None = None
+
+
+class OpenStreams:
+    """All streams of this worker. `per_agent` bounds those of one agent."""
+
+    def __init__(self, per_agent: int) -> None:
+        self._per_agent = per_agent
+        self._streams: set[OpenStream] = set()
+        self._counts: dict[str, int] = {}
+
+    def has_room(self, caller: Caller) -> bool:
+        """Whether the caller's agent may hold one more."""
+        return self._counts.get(_agent(caller), 0) < self._per_agent
+
+    def enter(self, caller: Caller) -> OpenStream:
+        """Count the current task as feeding a stream of `caller`."""
+        task = asyncio.current_task()
+        assert task is not None
+        stream = OpenStream(caller, task)
+        self._streams.add(stream)
+        agent = _agent(caller)
+        self._counts[agent] = self._counts.get(agent, 0) + 1
+        return stream
+
+    def leave(self, stream: OpenStream) -> None:
+        """The stream has ended."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+            agent = _agent(stream.caller)
+            left = self._counts[agent] - 1
+            if left:
+                self._counts[agent] = left
+            else:
+                del self._counts[agent]
+
+    def cut(self, refuse: Callable[[Caller], Refusal | None]) -> int:
+        """End every stream whose caller `refuse` gives a reason against; how many those were."""
+        ended = 0
+        for stream in list(self._streams):
+            reason = refuse(stream.caller)
+            if reason is not None and stream.cut is None:
+                stream.cut = reason
+                stream.task.cancel()
+                ended += 1
+        return ended
+
+
+def _agent(caller: Caller) -> str:
+    return caller.chain[0].id if caller.chain else caller.subject.name

@@ -1,0 +1,245 @@
+"""What the gateway answers itself: openings, pings, lists; and the way from a message to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from agentgw import __version__
+from agentgw.core.catalog import Listing, Tool
+from agentgw.core.grants import AccessRequest, Kind
+from agentgw.core.target import FILTERED_LISTS
+from agentgw.errors import Unavailable, UpstreamFailed
+from agentgw.gateway.call import Gateway
+from agentgw.gateway.incoming import Answer, Incoming, NewSession, Server
+from agentgw.gateway.problems import protocol_error, result, unavailable
+from agentgw.mcp import bridge, handshake
+from agentgw.mcp.message import INVALID_PARAMS, METHOD_NOT_FOUND, encode
+from agentgw.upstream.catalogue import final_document
+from agentgw.upstream.link import Reply, ServerInfo
+
+IDENTITY: Mapping[str, str] = {"name": "agentgw", "version": __version__}
+TOOLS_ONLY: Mapping[str, Any] = {"tools": {}}
+LIST_TTL_MS = 30_000
+
+_PATIENCE = 3.0
+"""Seconds a list of all servers' tools waits for one whose tools are not known yet."""
+
+
+class Switchboard:
+    """Sends each message where it belongs. `gateway` holds the story and its surroundings."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def handle(self, incoming: Incoming) -> Answer:
+        """Answer one authenticated message."""
+        message = incoming.message
+        if message.kind != "request":
+            return await self._unanswered(incoming)
+        match message.method:
+            case "initialize":
+                return await self._initialize(incoming)
+            case "server/discover":
+                return await self._discover(incoming)
+            case "ping":
+                return result(incoming, {"resultType": "complete"} if _modern(incoming) else {})
+            case "tools/list":
+                return await self._list_tools(incoming)
+            case "tools/call":
+                return await self._gateway.call(incoming)
+        if incoming.server is None:
+            return protocol_error(incoming, METHOD_NOT_FOUND, f"Method not found: {message.method}")
+        answer = await self._gateway.call(incoming)
+        if message.method in FILTERED_LISTS:
+            return await self._filtered(incoming, answer)
+        return answer
+
+    async def _unanswered(self, incoming: Incoming) -> Answer:
+        """A notification or a posted response: for the server's own session, or for us."""
+        if not self._gateway.knows_agents_of(incoming.caller):
+            return Answer(403)
+        session = incoming.session
+        if session is not None:
+            if session.relayed:
+                return await self._gateway.call(incoming)
+            if incoming.message.method == "notifications/cancelled":
+                request_id = incoming.message.params.get("requestId")
+                if isinstance(request_id, str | int):
+                    self._gateway.cancel(session.id, request_id)
+        return Answer(202)
+
+    async def _initialize(self, incoming: Incoming) -> Answer:
+        """Open a handshake session: the server's own where it has one, else one of ours."""
+        version = handshake.negotiate(incoming.message)
+        info = await self._info(incoming)
+        server = self._server(incoming)
+        if info is not None and info.era == "handshake" and server and server.link.relays_sessions:
+            relayed = await self._relay_opening(incoming)
+            if relayed is not None:
+                return relayed
+        if info is None:
+            value = bridge.initialize_result(version, TOOLS_ONLY, IDENTITY, None)
+        else:
+            capabilities = bridge.without_push(info.capabilities)
+            value = bridge.initialize_result(
+                version, capabilities, info.server or IDENTITY, info.instructions
+            )
+        answer = result(incoming, value)
+        answer.session = NewSession(version, relayed=False, upstream=None)
+        return answer
+
+    async def _relay_opening(self, incoming: Incoming) -> Answer | None:
+        """The server's own answer to initialize, or None where it gave none: then we open ours."""
+        answer = await self._gateway.relay_opening(incoming)
+        if answer is not None and answer.status == 200:
+            answer.session = NewSession(
+                incoming.version, relayed=True, upstream=answer.upstream_session
+            )
+            return answer
+        return None
+
+    async def _discover(self, incoming: Incoming) -> Answer:
+        info = await self._info(incoming)
+        if info is None:
+            value = bridge.discover_result(TOOLS_ONLY, IDENTITY, None, LIST_TTL_MS)
+        else:
+            capabilities = dict(info.capabilities)
+            if info.era == "handshake" or not self._speaks_http(incoming):
+                capabilities = bridge.without_push(capabilities)
+            value = bridge.discover_result(
+                capabilities, info.server or IDENTITY, info.instructions, LIST_TTL_MS
+            )
+        return result(incoming, value)
+
+    async def _list_tools(self, incoming: Incoming) -> Answer:
+        if incoming.message.params.get("cursor") is not None:
+            return protocol_error(incoming, INVALID_PARAMS, "there is only one page of tools")
+        server = self._server(incoming)
+        here = self._gateway.here
+        servers = [server] if server is not None else list(here.servers.values())
+        try:
+            await self._record_list(incoming, server)
+        except Unavailable:
+            return unavailable(incoming, here.docs)
+        if not self._gateway.knows_agents_of(incoming.caller):
+            servers = []
+        await _warm_up(servers)
+        tools: list[dict[str, Any]] = []
+        for each in servers:
+            try:
+                listing = await each.catalogue.listing() if each.catalogue.ready else None
+            except UpstreamFailed:
+                listing = None
+            if listing is not None:
+                tools += self._visible(incoming, each, listing)
+        value: dict[str, Any] = {"tools": tools}
+        if _modern(incoming):
+            value = bridge.to_modern_result("tools/list", value, IDENTITY, LIST_TTL_MS)
+        return result(incoming, value)
+
+    def _visible(
+        self, incoming: Incoming, server: Server, listing: Listing
+    ) -> list[dict[str, Any]]:
+        """The tools policy lets this caller call, with arguments it may like or more scope."""
+        return [
+            _exposed(tool) if incoming.server is None else dict(tool.definition)
+            for tool in listing.tools.values()
+            if not tool.changed and self._may(incoming, server, "tools", tool.name)
+        ]
+
+    def _may(self, incoming: Incoming, server: Server, kind: Kind, name: str) -> bool:
+        here = self._gateway.here
+        scope = server.scopes.get(name) if kind == "tools" else None
+        scopes = frozenset(scope.split()) if scope else frozenset[str]()
+        decision = here.policy.decide(
+            AccessRequest(incoming.caller, server.name, kind, name, None, scopes, here.clock())
+        )
+        return decision.allow or decision.reason == "insufficient_scope"
+
+    async def _filtered(self, incoming: Incoming, answer: Answer) -> Answer:
+        """A list of the server's, less what policy would not let this caller use."""
+        server = self._server(incoming)
+        if server is None or answer.status != 200:
+            return answer
+        kind, member, key = FILTERED_LISTS[incoming.message.method]
+        limit = self._gateway.here.max_answer
+        reply = Reply(200, complete=None if answer.stream else answer.body, stream=answer.stream)
+        try:
+            document = await final_document(reply, limit)
+        except UpstreamFailed:
+            return protocol_error(incoming, -32603, "the server's list could not be read")
+        items = document.get("result", {}).get(member)
+        if isinstance(items, list):
+            document["result"][member] = [
+                item
+                for item in items
+                if isinstance(item, dict)
+                and isinstance(item.get(key), str)
+                and self._may(incoming, server, kind, item[key])
+            ]
+        return Answer(200, encode(document))
+
+    async def _record_list(self, incoming: Incoming, server: Server | None) -> None:
+        here = self._gateway.here
+        await here.journal.open(
+            incoming,
+            server,
+            None,
+            now=here.clock(),
+            txn=incoming.caller.txn,
+            tool_digest=None,
+            params_digest=None,
+            issued=None,
+            reason=None,
+            rule="-",
+            policy_version=here.policy.version,
+        )
+
+    async def _info(self, incoming: Incoming) -> ServerInfo | None:
+        """What the server said of itself; None on `/mcp` and while it cannot be reached."""
+        server = self._server(incoming)
+        if server is None:
+            return None
+        try:
+            return await server.link.info(self._gateway.authorise_own(lambda: server))
+        except (UpstreamFailed, Unavailable):
+            return None
+
+    def _server(self, incoming: Incoming) -> Server | None:
+        return None if incoming.server is None else self._gateway.here.servers[incoming.server]
+
+    def _speaks_http(self, incoming: Incoming) -> bool:
+        server = self._server(incoming)
+        return server is not None and server.link.relays_sessions
+
+
+async def _warm_up(servers: list[Server]) -> None:
+    """Give servers whose tools are unknown a moment to tell; the slow ones are listed next time."""
+    cold = [
+        asyncio.ensure_future(each.catalogue.listing())
+        for each in servers
+        if not each.catalogue.ready
+    ]
+    if not cold:
+        return
+    done, pending = await asyncio.wait(cold, timeout=_PATIENCE)
+    for task in pending:
+        task.cancel()
+    for task in done:
+        task.exception()
+
+
+def _exposed(tool: Tool) -> dict[str, Any]:
+    meta = tool.definition.get("_meta")
+    own = {"agentgw/server": tool.server, "agentgw/tool": tool.name}
+    return {
+        **tool.definition,
+        "name": tool.exposed,
+        "_meta": {**meta, **own} if isinstance(meta, dict) else own,
+    }
+
+
+def _modern(incoming: Incoming) -> bool:
+    return incoming.era == "modern"

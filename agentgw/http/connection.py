@@ -1,0 +1,141 @@
+"""uvicorn's HTTP/1.1 connection, with the limits it does not have and a shorter way out.
+
+The short way writes head and body at once. It touches uvicorn's request cycle; `tests/http` hold it to
+that, and everything works without it under any ASGI server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_TARGET = 8192
+
+
+class LimitedConnection(HttpToolsProtocol):
+    """One connection. Class attributes are set by `limited`: bytes, count, and seconds."""
+
+    max_header_bytes = 32 * 1024
+    max_headers = 100
+    header_deadline = 10.0
+
+    _head_bytes = 0
+    _head_done = False
+    _problem: tuple[int, str] | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+        if self.cycle is not None and not self.cycle.response_complete:
+            task: Any = self.cycle.scope.get("agentgw.task")
+            if task is not None:
+                task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_done or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > self.max_header_bytes + MAX_TARGET:
+            self._problem = (431, "Request header fields too large.")
+            self.send_400_response("")
+        elif self._timer is None:
+            self._arm()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_done = False
+        self._head_bytes = 0
+        self._value_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > MAX_TARGET:
+            self._fail(414, "Request target too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._value_bytes += len(name) + len(value) + 4
+        if self._value_bytes > self.max_header_bytes or len(self.headers) >= self.max_headers:
+            self._fail(431, "Request header fields too large.")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        self._disarm()
+        super().on_headers_complete()
+        self.cycle.scope["agentgw.cycle"] = self.cycle  # type: ignore[typeddict-unknown-key]
+
+    def send_400_response(self, msg: str) -> None:
+        if self._problem is None:
+            super().send_400_response(msg)
+            return
+        status, text = self._problem
+        body = text.encode("ascii")
+        self.transport.write(
+            STATUS_LINE[status]
+            + b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+            + b"content-length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        self.transport.close()
+
+    def _fail(self, status: int, text: str) -> None:
+        self._problem = (status, text)
+        raise ValueError(text)
+
+    def _arm(self) -> None:
+        self._timer = self.loop.call_later(self.header_deadline, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def limited(
+    max_header_bytes: int, max_headers: int, header_deadline: float
+) -> type[LimitedConnection]:
+    """A connection class with these limits."""
+    return type(
+        "Connection",
+        (LimitedConnection,),
+        {
+            "max_header_bytes": max_header_bytes,
+            "max_headers": max_headers,
+            "header_deadline": header_deadline,
+        },
+    )
+
+
+def respond_at_once(scope: Any, status: int, lines: bytes, body: bytes) -> bool:
+    """Write a whole response in one go; False where this connection offers no such way.
+
+    `lines` are ready header lines; Content-Length is added.
+    """
+    cycle = scope.get("agentgw.cycle")
+    if cycle is None or cycle.flow.write_paused or cycle.response_started:
+        return False
+    if cycle.disconnected:
+        return True
+    cycle.response_started = True
+    end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+    head = STATUS_LINE[status] + lines + b"content-length: %d\r\n" % len(body) + end
+    cycle.transport.write(head + body)
+    cycle.response_complete = True
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True

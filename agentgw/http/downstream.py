@@ -1,0 +1,334 @@
+"""The MCP face towards agents: `/mcp` and `/mcp/{server}`, both eras."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentgw.core.claims import admits
+from agentgw.core.principal import Caller
+from agentgw.errors import InvalidToken, MalformedMessage, Unavailable
+from agentgw.gateway.asked import END_SESSION, OPEN_STREAM
+from agentgw.gateway.call import Gateway
+from agentgw.gateway.incoming import EVENT_STREAM, JSON, AgentSession, Answer, Incoming
+from agentgw.gateway.problems import error_body
+from agentgw.gateway.switchboard import Switchboard
+from agentgw.http.connection import respond_at_once
+from agentgw.http.request import (
+    Receive,
+    RefusedRequest,
+    Scope,
+    Send,
+    bearer,
+    check_body_headers,
+    headers_of,
+    read_body,
+    text,
+)
+from agentgw.http.sessions import SessionSeal
+from agentgw.mcp import handshake, modern
+from agentgw.mcp.message import Message, encode, parse_message
+
+_LARGE = 256 * 1024
+"""Bytes from which a body is parsed in a thread, so that no other call waits over 5 ms for it."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_log = logging.getLogger("agentgw.http")
+
+
+class Authenticator(Protocol):
+    """Says who a token stands for."""
+
+    def lookup(self, token: bytes, now: float) -> Caller | None:
+        """The caller of a token verified lately, else None."""
+        ...
+
+    async def authenticate(self, token: bytes, now: float) -> Caller:
+        """Verify a token. Raises InvalidToken."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the face knows of the configuration; swapped whole on a reload.
+
+    `challenge_scope` gives the scope to name in a 401 for a server (None for `/mcp`), or "".
+    """
+
+    public_url: str
+    servers: Collection[str]
+    challenge_scope: Callable[[str | None], str]
+    authenticator: Authenticator
+    may_reach: Callable[[Caller, str], bool]
+    body_limit: int
+    body_deadline: float
+    json_depth: int
+
+
+class Downstream:
+    """An ASGI application for the MCP paths. `unauthenticated` counts a refusal by its source."""
+
+    def __init__(
+        self,
+        door: Door,
+        gateway: Gateway,
+        seal: SessionSeal,
+        clock: Callable[[], float],
+        unauthenticated: Callable[[str | None], None],
+    ) -> None:
+        self.door = door
+        self._gateway = gateway
+        self._switchboard = Switchboard(gateway)
+        self._seal = seal
+        self._clock = clock
+        self._unauthenticated = unauthenticated
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request to `/mcp` or `/mcp/{server}`; the path is in `scope["agentgw.server"]`."""
+        door = self.door
+        server: str | None = scope["agentgw.server"]
+        task = asyncio.current_task()
+        scope["agentgw.task"] = task
+        event_id: str | None = None
+        try:
+            headers = headers_of(scope)
+            caller = await self._caller(door, scope, headers, server)
+            event_id = self._gateway.here.journal.new_id()
+            if server is not None and (
+                server not in door.servers or not door.may_reach(caller, server)
+            ):
+                raise RefusedRequest(404, "there is no such server")
+            incoming = await self._incoming(door, scope, receive, headers, caller, server, event_id)
+            answer = await self._answer(incoming)
+            await self._write(scope, send, door, incoming, answer)
+        except InvalidToken as error:
+            self._unauthenticated(_source(scope))
+            await self._challenge(scope, send, door, server, headers, error)
+        except MalformedMessage as error:
+            body = error_body(None, error.code, str(error), error.data)
+            await _respond(scope, send, error.status, JSON, body, event_id)
+        except RefusedRequest as error:
+            body = error.text.encode("utf-8", "replace") + b"\n"
+            await _respond(scope, send, error.status, b"text/plain; charset=utf-8", body, event_id)
+        except Unavailable as error:
+            _log.error("refused a request: %s", error)
+            await _respond(scope, send, 503, JSON, error_body(None, 46004, "unavailable"), event_id)
+        except Exception:
+            _log.exception("failed on a request; event %s", event_id)
+            body = error_body(None, -32603, "the gateway failed on this request")
+            await _respond(scope, send, 500, JSON, body, event_id)
+        except asyncio.CancelledError:
+            # The agent is gone, or cancelled its own request: an empty stream says that nothing follows.
+            if task is not None:
+                task.uncancel()
+            await _respond(scope, send, 200, EVENT_STREAM, b"", event_id)
+
+    async def _caller(
+        self, door: Door, scope: Scope, headers: dict[bytes, bytes], server: str | None
+    ) -> Caller:
+        token = bearer(headers)
+        if token is None:
+            raise _NoCredentials
+        now = self._clock()
+        caller = door.authenticator.lookup(token, now)
+        if caller is None:
+            caller = await door.authenticator.authenticate(token, now)
+        if not admits(caller, door.public_url, server):
+            raise InvalidToken("the token is meant for another resource")
+        return caller
+
+    async def _incoming(
+        self,
+        door: Door,
+        scope: Scope,
+        receive: Receive,
+        headers: dict[bytes, bytes],
+        caller: Caller,
+        server: str | None,
+        event_id: str,
+    ) -> Incoming:
+        version = text(headers, b"mcp-protocol-version")
+        is_handshake = handshake.is_handshake(version)
+        if scope["method"] != "POST":
+            if not is_handshake or scope["method"] not in ("GET", "DELETE"):
+                raise RefusedRequest(405, "this path takes POST")
+            method = OPEN_STREAM if scope["method"] == "GET" else END_SESSION
+            message = Message("request", None, method, {}, {"method": method})
+        else:
+            check_body_headers(headers, door.body_limit)
+            body = await read_body(receive, door.body_limit, door.body_deadline)
+            if len(body) < _LARGE:
+                message = parse_message(body, door.json_depth)
+            else:
+                message = await asyncio.to_thread(parse_message, body, door.json_depth)
+        session = None
+        if is_handshake:
+            sealed = text(headers, b"mcp-session-id")
+            if sealed is not None and message.method != "initialize":
+                session = self._open_session(sealed, caller, server)
+        elif message.kind == "request" and version is not None:
+            modern.check_request(
+                message, version, text(headers, b"mcp-method"), text(headers, b"mcp-name")
+            )
+        elif message.kind == "response":
+            raise MalformedMessage(400, -32600, "a client sends no responses in this revision")
+        return Incoming(
+            caller,
+            message,
+            server,
+            "handshake" if is_handshake else "modern",
+            handshake.check_version(version) if is_handshake else modern.VERSION,
+            event_id,
+            _source(scope),
+            _client(message, headers),
+            _trace(message, headers),
+            session,
+            text(headers, b"last-event-id"),
+        )
+
+    def _open_session(self, sealed: str, caller: Caller, server: str | None) -> AgentSession:
+        session = self._seal.open(sealed, caller, server, self._clock())
+        if session is None:
+            raise RefusedRequest(404, "there is no such session; open a new one with initialize")
+        return session
+
+    async def _answer(self, incoming: Incoming) -> Answer:
+        if incoming.message.method not in (OPEN_STREAM, END_SESSION):
+            return await self._switchboard.handle(incoming)
+        session = incoming.session
+        if session is None or not session.relayed:
+            status = 200 if session is not None and incoming.message.method == END_SESSION else 405
+            return Answer(status)
+        answer = await self._gateway.call(incoming)
+        return Answer(403) if answer.refused and answer.status == 200 else answer
+
+    async def _write(
+        self, scope: Scope, send: Send, door: Door, incoming: Incoming, answer: Answer
+    ) -> None:
+        extra = b""
+        if answer.session is not None:
+            sealed = self._seal.seal(
+                answer.session, incoming.caller, incoming.server, self._clock()
+            )
+            extra = b"mcp-session-id: " + sealed.encode("ascii") + b"\r\n"
+        if answer.challenge is not None:
+            challenge = (
+                f'Bearer error="insufficient_scope", scope="{answer.challenge}", '
+                f'resource_metadata="{metadata_url(door.public_url, incoming.server)}"'
+            )
+            extra += b"www-authenticate: " + challenge.encode("latin-1") + b"\r\n"
+        if answer.retry_after is not None:
+            extra += b"retry-after: %d\r\n" % answer.retry_after
+        if answer.status == 405:
+            extra += b"allow: POST\r\n"
+        if answer.stream is not None:
+            await _stream(scope, send, answer.stream, incoming.event_id, extra)
+        else:
+            content_type = answer.content_type if answer.body else b""
+            await _respond(
+                scope, send, answer.status, content_type, answer.body, incoming.event_id, extra
+            )
+
+    async def _challenge(
+        self,
+        scope: Scope,
+        send: Send,
+        door: Door,
+        server: str | None,
+        headers: dict[bytes, bytes],
+        error: InvalidToken,
+    ) -> None:
+        """401 with the way to a token (RFC 6750 section 3, RFC 9728 section 5.1)."""
+        parts = []
+        body: dict[str, Any] = {"error": "unauthorized", "error_description": "no credentials"}
+        if error is not _NoCredentials:
+            parts.append('error="invalid_token"')
+            parts.append(f'error_description="{_quotable(error.reason)}"')
+            body = {"error": "invalid_token", "error_description": _quotable(error.reason)}
+        wanted = door.challenge_scope(server)
+        if wanted:
+            parts.append(f'scope="{wanted}"')
+        parts.append(f'resource_metadata="{metadata_url(door.public_url, server)}"')
+        challenge = b"www-authenticate: Bearer " + ", ".join(parts).encode("latin-1") + b"\r\n"
+        await _respond(scope, send, 401, JSON, encode(body), None, challenge)
+
+
+_NoCredentials = InvalidToken("there is no Authorization header")
+
+
+def metadata_url(public_url: str, server: str | None) -> str:
+    """Where the RFC 9728 document of a resource is (section 3.1)."""
+    path = "/mcp" if server is None else f"/mcp/{server}"
+    return f"{public_url}/.well-known/oauth-protected-resource{path}"
+
+
+async def _respond(
+    scope: Scope,
+    send: Send,
+    status: int,
+    content_type: bytes,
+    body: bytes,
+    event_id: str | None,
+    extra: bytes = b"",
+) -> None:
+    lines = extra
+    if content_type:
+        lines += b"content-type: " + content_type + b"\r\n"
+    if event_id is not None:
+        lines += b"agentgw-event-id: " + event_id.encode("ascii") + b"\r\n"
+    if respond_at_once(scope, status, lines, body):
+        return
+    headers = [*_split(lines), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(
+    scope: Scope, send: Send, stream: AsyncIterator[bytes], event_id: str, extra: bytes
+) -> None:
+    lines = (
+        extra
+        + b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+        + b"agentgw-event-id: "
+        + event_id.encode("ascii")
+        + b"\r\n"
+    )
+    await send({"type": "http.response.start", "status": 200, "headers": _split(lines)})
+    async for chunk in stream:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _split(lines: bytes) -> list[tuple[bytes, bytes]]:
+    pairs = (line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
+    return [(name, value) for name, value in pairs]
+
+
+def _source(scope: Scope) -> str | None:
+    client = scope.get("client")
+    return None if client is None else str(client[0])
+
+
+def _client(message: Message, headers: dict[bytes, bytes]) -> str | None:
+    """The agent's own word about its software; never believed, only written down."""
+    info = message.params.get("clientInfo") or message.meta.get(modern.META_CLIENT_INFO)
+    if isinstance(info, dict):
+        name = f"{info.get('name')}/{info.get('version')}"
+    else:
+        name = text(headers, b"user-agent") or ""
+    return _UNPRINTABLE.sub("?", name[:120]) or None
+
+
+def _trace(message: Message, headers: dict[bytes, bytes]) -> str | None:
+    parent = message.meta.get("traceparent") or text(headers, b"traceparent")
+    found = _TRACEPARENT.fullmatch(parent) if isinstance(parent, str) else None
+    return found.group(1) if found is not None else None
+
+
+def _quotable(reason: str) -> str:
+    return re.sub(r'[^\x20-\x7e]|["\\]', "'", reason)[:200]

@@ -1,0 +1,118 @@
+"""The HTTP side of one MCP request: headers looked up strictly, body read within its limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from agentgw.errors import CallerError, InvalidToken
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_SINGLE = frozenset(
+    {
+        b"authorization",
+        b"host",
+        b"origin",
+        b"content-type",
+        b"content-length",
+        b"mcp-protocol-version",
+        b"mcp-method",
+        b"mcp-name",
+        b"mcp-session-id",
+        b"last-event-id",
+        b"agentgw-subject-token",
+    }
+)
+
+
+class RefusedRequest(CallerError):
+    """An HTTP request refused before it became a message; `status` is the answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The headers by lower-case name. Raises RefusedRequest where one that decides stands twice."""
+    lines = scope["headers"]
+    headers = dict(lines)
+    if len(headers) != len(lines):
+        seen: set[bytes] = set()
+        for name, _ in lines:
+            if name in seen and name in _SINGLE:
+                raise RefusedRequest(
+                    400, f"the {name.decode('ascii', 'replace')} header stands twice"
+                )
+            seen.add(name)
+    return headers
+
+
+def bearer(headers: dict[bytes, bytes]) -> bytes | None:
+    """The bearer token of the Authorization header, None without one (RFC 6750 section 2.1)."""
+    value = headers.get(b"authorization")
+    if value is None:
+        return None
+    scheme, _, token = value.partition(b" ")
+    token = token.strip(b" ")
+    if scheme.lower() != b"bearer" or not token or b" " in token or b"," in token:
+        raise InvalidToken("the Authorization header holds no bearer token")
+    return token
+
+
+def text(headers: dict[bytes, bytes], name: bytes) -> str | None:
+    """A header as text, None where it is absent."""
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def check_body_headers(headers: dict[bytes, bytes], limit: int) -> None:
+    """Refuse what is no plain JSON body of an acceptable size. Raises RefusedRequest."""
+    media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if media_type != b"application/json":
+        raise RefusedRequest(415, "the body must be application/json")
+    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        raise RefusedRequest(415, "the body must not be compressed")
+    length = headers.get(b"content-length")
+    if length is not None and length.isdigit() and int(length[:12]) > limit:
+        raise RefusedRequest(413, f"the body is larger than {limit} bytes")
+
+
+async def read_body(receive: Receive, limit: int, deadline: float) -> bytes:
+    """The whole body. Raises RefusedRequest over `limit` bytes or `deadline` seconds."""
+    message = await _first(receive, deadline)
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise RefusedRequest(413, f"the body is larger than {limit} bytes")
+        return body
+    chunks, size = [body], len(body)
+    try:
+        async with asyncio.timeout(deadline):
+            while message.get("more_body", False):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise asyncio.CancelledError
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                if size > limit:
+                    raise RefusedRequest(413, f"the body is larger than {limit} bytes")
+    except TimeoutError:
+        raise RefusedRequest(408, f"the body took longer than {deadline:g} s") from None
+    return b"".join(chunks)
+
+
+async def _first(receive: Receive, deadline: float) -> MutableMapping[str, Any]:
+    try:
+        async with asyncio.timeout(deadline):
+            message = await receive()
+    except TimeoutError:
+        raise RefusedRequest(408, f"the body took longer than {deadline:g} s") from None
+    if message["type"] == "http.disconnect":
+        raise asyncio.CancelledError
+    return message

@@ -1,0 +1,88 @@
+"""Who is calling: the contract of this room.
+
+`TokenVerifier` (verifier.py) is the implementation for JWTs of OpenID Connect issuers and our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentgw.core.actor import AgentRules, ClientRule
+from agentgw.core.claims import IssuerRules
+from agentgw.core.principal import Caller, Hop, Inbound, Issued, Subject
+
+__all__ = [
+    "AgentRules",
+    "Authenticator",
+    "ClientRule",
+    "IssuerRules",
+    "OwnTokens",
+    "Verified",
+]
+
+
+class Authenticator(Protocol):
+    """Turns a bearer token into a Caller, or says no. There is no third way and no anonymous caller."""
+
+    def lookup(self, token: bytes, now: float) -> Caller | None:
+        """The Caller of a token verified a moment ago, else None (then ask `authenticate`). Never blocks."""
+
+    async def authenticate(self, token: bytes, now: float) -> Caller:
+        """Verify `token` at Unix time `now` (seconds). Raises InvalidToken."""
+
+    def purge(self) -> None:
+        """Forget every verified token, so that the next use of each is judged afresh."""
+
+
+class OwnTokens(Protocol):
+    """What this room must know of the tokens we issue ourselves."""
+
+    @property
+    def issuer(self) -> str:
+        """Our issuer identifier, which is the public URL."""
+
+    def key(self, kid: str) -> object | None:
+        """The public key (cryptography's) that we sign, or lately signed, with under `kid`."""
+
+    def issued(self, jti: str) -> Issued | None:
+        """The ledger's entry of a gateway or hand-over token; None where there is none or no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token that is genuine and alive; whether it may be used at a door is not decided yet.
+
+    The three cases of a subject_token (contract section 4) tell themselves apart by:
+    continue    `resources` is not empty and `chain[0].agent` is the authenticated client's;
+    first hop   `resources` is not empty, `has_act` is false, `issued` is None and
+                (`issuer`, `client_id`) is listed in the agent's subject_from;
+    hand-over   `issued` has kind `hand-over`: `audience` and `may_act` are the agent's id.
+    `may_act` binds in every case: where it is not None, only that id may act.
+    `dropped_act` tells of an `act` its issuer may not assert; such a token is no subject_token.
+
+    `issuer` is the issuer's alias, or our public URL for a token of ours, whose `issued` is then the
+    ledger's entry. `chain` is not yet checked for weak evidence (a bare client name).
+    """
+
+    claims: Mapping[str, Any]
+    issuer: str
+    subject: Subject
+    groups: frozenset[str]
+    scopes: frozenset[str]
+    audience: tuple[str, ...]
+    resources: frozenset[str]
+    chain: tuple[Hop, ...]
+    presenter: str
+    client_id: str | None
+    has_act: bool
+    dropped_act: bool
+    may_act: str | None
+    exp: int
+    inbound: Inbound
+    issued: Issued | None = None
+    txn: str | None = None
+    acr: str | None = None
+    auth_time: int | None = None
+    notes: tuple[str, ...] = ()

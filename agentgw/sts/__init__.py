@@ -1,0 +1,1 @@
+"""The security token service: keys, signing, client authentication. Its rules live in core."""

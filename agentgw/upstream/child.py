@@ -1,0 +1,315 @@
+"""A child process that speaks newline-delimited JSON: its life, its lines, its last words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from agentgw.errors import UpstreamFailed
+
+_log = logging.getLogger(__name__)
+
+MAX_GARBAGE = 100
+"""Lines in a row that are no JSON-RPC message after which a child is ended."""
+
+STDERR_LINE = 300
+"""Characters kept of one line of standard error."""
+
+SLOW_PARSE = 262144
+"""Bytes of a line from which on it is parsed in a thread, so that the event loop keeps turning."""
+
+DRAIN_SECONDS = 1.0
+"""How long after its exit a process's pipes are read before what is in them is given up."""
+
+INHERITED = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "SYSTEMROOT"})
+
+
+class Listener(Protocol):
+    """Whom a child reports to; called from the event loop, must not block."""
+
+    def received(self, child: Child, message: dict[str, Any]) -> None:
+        """One JSON object came."""
+
+    def ended(self, child: Child, reason: str) -> None:
+        """The process is gone and everything it wrote was handed over. Called exactly once."""
+
+
+def child_environment(own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """What a child may see: `given`, and of our `own` environment only what programs need to run.
+
+    Tokens and keys of the gateway's environment never reach a tool server.
+    """
+    kept = {
+        name: value
+        for name, value in own.items()
+        if name.upper() in INHERITED or name.startswith("LC_")
+    }
+    return kept | dict(given)
+
+
+class Child(asyncio.SubprocessProtocol):
+    """One process in a session and group of its own.
+
+    `max_message` caps one line in bytes, `stderr_lines` how many last lines of standard error are
+    kept. `exit_code` is None while it runs.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        loop: asyncio.AbstractEventLoop,
+        max_message: int,
+        stderr_lines: int,
+    ) -> None:
+        self.garbage = 0
+        self.exit_code: int | None = None
+        self._listener = listener
+        self._loop = loop
+        self._max_message = max_message
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._pending = bytearray()
+        self._searched = 0
+        self._parsing = False
+        self._garbage_run = 0
+        self._last_words: deque[str] = deque(maxlen=stderr_lines)
+        self._stderr_rest = b""
+        self._stderr_skips = False
+        self._reason: str | None = None
+        self._lost = False
+        self._gone: asyncio.Future[None] = loop.create_future()
+
+    @classmethod
+    async def start(
+        cls,
+        listener: Listener,
+        command: str,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None,
+        max_message: int,
+        stderr_lines: int,
+    ) -> Child:
+        """Run `command`, never through a shell. Raises UpstreamFailed where it cannot be run."""
+        if os.sep not in command and shutil.which(command, path=env.get("PATH")) is None:
+            raise UpstreamFailed(f"cannot be started: command {command!r} is not on PATH")
+        loop = asyncio.get_running_loop()
+        try:
+            _, child = await loop.subprocess_exec(
+                lambda: cls(listener, loop, max_message, stderr_lines),
+                command,
+                *args,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError as error:
+            where = f" in {cwd}" if cwd else ""
+            raise UpstreamFailed(
+                f"cannot be started: {command!r}{where}: {error.strerror}"
+            ) from None
+        return child
+
+    @property
+    def running(self) -> bool:
+        """True until the process has exited or was told to."""
+        return self.exit_code is None and self._reason is None and not self._lost
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, which is its group id too."""
+        return None if self._transport is None else self._transport.get_pid()
+
+    @property
+    def last_words(self) -> tuple[str, ...]:
+        """The last lines of standard error, oldest first, fit to be shown."""
+        lines = tuple(self._last_words)
+        rest = _printable(self._stderr_rest)
+        return (*lines, rest) if rest else lines
+
+    def write(self, message: Mapping[str, Any]) -> None:
+        """Send one message. Raises UpstreamFailed where the process does not take its input."""
+        pipe = None if self._transport is None else self._transport.get_pipe_transport(0)
+        if not self.running or not isinstance(pipe, asyncio.WriteTransport) or pipe.is_closing():
+            raise UpstreamFailed("has closed its standard input")
+        if pipe.get_write_buffer_size() > self._max_message:
+            raise UpstreamFailed("does not read its standard input")
+        pipe.write(json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n")
+
+    def kill(self, reason: str) -> None:
+        """End the process at once, with its group; `reason` is what its pending requests are told."""
+        if self._reason is None:
+            self._reason = reason
+        self._signal(signal.SIGKILL)
+
+    async def stop(self, grace: float) -> None:
+        """Close its input and ask it to end (SIGTERM); after `grace` seconds end it (SIGKILL)."""
+        if self._reason is None:
+            self._reason = "was stopped by the gateway"
+        pipe = None if self._transport is None else self._transport.get_pipe_transport(0)
+        if pipe is not None:
+            pipe.close()
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace):
+                await self.gone()
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            await self.gone()
+
+    async def gone(self) -> None:
+        """Wait until the process is gone."""
+        await asyncio.shield(self._gone)
+
+    # asyncio.SubprocessProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called once by the event loop."""
+        self._transport = cast(asyncio.SubprocessTransport, transport)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Bytes of standard output (1) or error (2)."""
+        if fd == 2:
+            self._hear(data)
+        elif self._reason is None:
+            self._pending += data
+            if not self._parsing:
+                self._take_lines()
+
+    def process_exited(self) -> None:
+        """The process ended; what it left behind in its group must not keep its pipes open."""
+        self.exit_code = None if self._transport is None else self._transport.get_returncode()
+        self._signal(signal.SIGKILL)
+        # A descendant that left the group may hold the pipes open for ever.
+        self._loop.call_later(DRAIN_SECONDS, self._end)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process ended and its pipes are read to the end."""
+        self._lost = True
+        if not self._parsing:
+            self._end()
+
+    def _end(self) -> None:
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
+        if self._transport is not None:
+            self._transport.close()
+        self._listener.ended(self, self._reason or _epitaph(self.exit_code))
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.pid
+        if pid is None or self._lost:
+            return
+        try:
+            os.killpg(pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    # Standard output
+
+    def _take_lines(self) -> None:
+        """Hand over every whole line; stop where one is being parsed in a thread."""
+        pending = self._pending
+        while self._reason is None:
+            end = pending.find(b"\n", self._searched)
+            size = len(pending) if end < 0 else end
+            if size > self._max_message:
+                self.kill(f"sent a message of more than {self._max_message} bytes")
+                break
+            if end < 0:
+                self._searched = size
+                return
+            line = bytes(pending[:end])
+            del pending[: end + 1]
+            self._searched = 0
+            if size >= SLOW_PARSE:
+                self._parse_aside(line)
+                return
+            self._take(_parse(line))
+        pending.clear()
+
+    def _parse_aside(self, line: bytes) -> None:
+        """Parse in a thread; later lines wait, so that messages keep their order."""
+        self._parsing = True
+        self._pause(True)
+        self._loop.run_in_executor(None, _parse, line).add_done_callback(self._parsed)
+
+    def _parsed(self, future: asyncio.Future[dict[str, Any] | bool | None]) -> None:
+        self._parsing = False
+        if not future.cancelled():
+            self._take(future.result())
+        self._pause(False)
+        self._take_lines()
+        if self._lost and not self._parsing:
+            self._end()
+
+    def _pause(self, paused: bool) -> None:
+        pipe = None if self._transport is None else self._transport.get_pipe_transport(1)
+        if isinstance(pipe, asyncio.ReadTransport) and not pipe.is_closing() and not self._lost:
+            if paused:
+                pipe.pause_reading()
+            else:
+                pipe.resume_reading()
+
+    def _take(self, message: dict[str, Any] | bool | None) -> None:
+        if isinstance(message, dict):
+            self._garbage_run = 0
+            self._listener.received(self, message)
+        elif message is None:
+            self.garbage += 1
+            self._garbage_run += 1
+            if self._garbage_run >= MAX_GARBAGE:
+                self.kill(f"wrote {MAX_GARBAGE} lines in a row that are no JSON-RPC message")
+
+    # Standard error
+
+    def _hear(self, data: bytes) -> None:
+        *lines, rest = (self._stderr_rest + data).split(b"\n")
+        for line in lines:
+            if not self._stderr_skips:
+                text = _printable(line)
+                if text:
+                    self._last_words.append(text)
+            self._stderr_skips = False
+        if len(rest) > 4 * STDERR_LINE and not self._stderr_skips:
+            self._last_words.append(_printable(rest))
+            self._stderr_skips = True
+        self._stderr_rest = b"" if self._stderr_skips else rest
+
+
+def _parse(line: bytes) -> dict[str, Any] | bool | None:
+    """The JSON-RPC object of a line, None for garbage, False for an empty line."""
+    if not line.strip():
+        return False
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict) and value.get("jsonrpc") == "2.0":
+        return value
+    return None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _printable(line: bytes) -> str:
+    text = line[: 4 * STDERR_LINE].decode("utf-8", "replace").replace("\t", " ")
+    return "".join(filter(str.isprintable, text))[:STDERR_LINE].strip()
+
+
+def _epitaph(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "ended"
+    if exit_code < 0:
+        return f"was ended by signal {-exit_code}"
+    return f"exited with code {exit_code}"

@@ -1,0 +1,140 @@
+"""A tool server that runs as our child and speaks over its standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Literal
+
+from agentgw.errors import UpstreamFailed
+from agentgw.mcp import bridge, handshake, modern
+from agentgw.upstream.link import Authorise, Outbound, Reply, ServerInfo
+from agentgw.upstream.stdio import StdioServer
+from agentgw.upstream.translate import Document, Translation, translate
+
+
+class ProcessLink:
+    """Implements Link over one child process shared by all callers.
+
+    `client` is the clientInfo we give, `timeout` bounds the handshake in seconds. No token ever goes to a
+    stdio server (MCP 2026-07-28, authorization: credentials come from the environment there).
+    """
+
+    relays_sessions = False
+
+    def __init__(
+        self,
+        name: str,
+        server: StdioServer,
+        *,
+        era: Literal["auto", "modern", "handshake"] = "auto",
+        client: Mapping[str, str],
+        timeout: float,
+    ) -> None:
+        self._name = name
+        self._server = server
+        self._era = era
+        self._client = client
+        self._timeout = timeout
+        self._info: ServerInfo | None = None
+        self.on_list_changed: Callable[[], None] = lambda: None
+        server.on_start = self._shake_hands
+        server.on_broadcast = self._heard
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def describe(self) -> str | None:
+        return self._server.failure
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    async def info(self, authorise: Authorise) -> ServerInfo:
+        if self._info is None:
+            await self._server.start()
+        if self._info is None:
+            raise UpstreamFailed("it did not finish its handshake")
+        return self._info
+
+    async def send(self, out: Outbound) -> Reply:
+        info = await self.info(out.authorise)
+        message = out.message
+        if info.era == "modern" and out.era == "modern":
+            params = message.params
+        elif info.era == "modern":
+            params = bridge.to_modern_params(message.params, self._client)
+        else:
+            params = bridge.to_handshake_params(message.params)
+        if message.kind != "request" or message.id is None:
+            await self._server.notify(message.method, params)
+            return Reply(202)
+        how = Translation(message.method, message.id, message.id, out.era, info)
+        if "progressToken" not in message.meta:
+            answer = await self._server.request(message.method, params, deadline=out.deadline)
+            return await translate(_one({**answer, "id": message.id}), how)
+        return await translate(self._messages(out, params), how)
+
+    async def _messages(self, out: Outbound, params: dict[str, Any]) -> AsyncIterator[Document]:
+        """Progress as it comes, then the response; giving up on it cancels the call at the server."""
+        arrived: asyncio.Queue[Document] = asyncio.Queue(maxsize=0)
+        request = asyncio.ensure_future(
+            self._server.request(
+                out.message.method,
+                params,
+                deadline=out.deadline,
+                on_notification=arrived.put_nowait,
+            )
+        )
+        request.add_done_callback(lambda _: arrived.put_nowait({}))
+        try:
+            while document := await arrived.get():
+                yield document
+            answer = await request
+            yield {**answer, "id": out.message.id}
+        finally:
+            request.cancel()
+
+    async def open_stream(self, out: Outbound, headers: Mapping[str, str]) -> Reply:
+        return Reply(405)
+
+    async def end_session(self, out: Outbound) -> Reply:
+        return Reply(405)
+
+    def _heard(self, notification: Document) -> None:
+        if notification.get("method") == "notifications/tools/list_changed":
+            self.on_list_changed()
+
+    async def _shake_hands(self, server: StdioServer) -> None:
+        """Find the server's era: `server/discover` first, `initialize` where that is unknown."""
+        if self._era != "handshake":
+            self._info = await self._discover(server)
+            if self._info is not None:
+                return
+            if self._era == "modern":
+                raise UpstreamFailed(f"it does not speak {modern.VERSION}")
+        params = handshake.initialize_params(self._client["name"], self._client["version"])
+        answer = await server.request("initialize", params, deadline=self._deadline())
+        result = answer.get("result")
+        if not isinstance(result, dict) or not isinstance(result.get("protocolVersion"), str):
+            raise UpstreamFailed("it answered initialize with no protocol version")
+        await server.notify("notifications/initialized", None)
+        self._info = ServerInfo.of("handshake", result["protocolVersion"], result)
+
+    async def _discover(self, server: StdioServer) -> ServerInfo | None:
+        params = bridge.to_modern_params({}, self._client)
+        answer = await server.request("server/discover", params, deadline=self._deadline())
+        result = answer.get("result")
+        if not isinstance(result, dict) or modern.VERSION not in result.get(
+            "supportedVersions", ()
+        ):
+            return None
+        return ServerInfo.of("modern", modern.VERSION, result)
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout
+
+
+async def _one(document: Document) -> AsyncIterator[Document]:
+    yield document

@@ -1,0 +1,409 @@
+"""A tool server over streamable HTTP, of either era."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal
+
+from agentgw.errors import UpstreamFailed
+from agentgw.mcp import bridge, handshake, modern
+from agentgw.mcp.message import encode
+from agentgw.upstream.http import HttpOrigin, UpstreamResponse
+from agentgw.upstream.link import Authorise, Outbound, Reply, ServerInfo
+from agentgw.upstream.sessions import Session, SessionPool
+from agentgw.upstream.translate import Document, Translation, documents, parse_document, translate
+
+EVENT_STREAM = b"text/event-stream"
+_BASE_HEADERS = (
+    b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
+    b"User-Agent: agentgw\r\n"
+)
+_OWN_BINDING = "gateway"
+_VISIBLE = re.compile(rb"[\x21-\x7e]{1,512}")
+_REPROBE_SECONDS = 30.0
+
+
+class StreamableHttp:
+    """Implements Link for one URL.
+
+    `extra_headers` are ready header lines of the operator (`auth.mode: header`). `client` is the name and
+    version we give as clientInfo where the agent gave none that the server may see. `timeout` bounds, in
+    seconds, what we ask on our own account.
+    """
+
+    relays_sessions = True
+
+    def __init__(
+        self,
+        name: str,
+        target: bytes,
+        origin: HttpOrigin,
+        *,
+        era: Literal["auto", "modern", "handshake"] = "auto",
+        extra_headers: bytes = b"",
+        client: Mapping[str, str],
+        max_answer: int,
+        timeout: float,
+    ) -> None:
+        self._name = name
+        self._target = target
+        self._origin = origin
+        self._era = era
+        self._headers = _BASE_HEADERS + extra_headers
+        self._client = client
+        self._max_answer = max_answer
+        self._timeout = timeout
+        self._info: ServerInfo | None = None
+        self._probed = 0.0
+        self._probing = asyncio.Lock()
+        self._sessions = SessionPool()
+        self._ids = itertools.count(1)
+        self._failure: str | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def describe(self) -> str | None:
+        return self._failure
+
+    async def close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await self._origin.close()
+
+    async def info(self, authorise: Authorise) -> ServerInfo:
+        if self._info is not None:
+            return self._info
+        async with self._probing:
+            if self._info is None:
+                try:
+                    self._info = await self._probe(authorise)
+                    self._probed = asyncio.get_running_loop().time()
+                except UpstreamFailed as error:
+                    self._failure = error.reason
+                    raise
+        return self._info
+
+    async def send(self, out: Outbound) -> Reply:
+        info = self._info or await self.info(out.authorise)
+        try:
+            reply = await self._send(out, info)
+        except UpstreamFailed as error:
+            self._failure = error.reason
+            if asyncio.get_running_loop().time() - self._probed > _REPROBE_SECONDS:
+                self._info = None  # it may come back as another version of itself
+            raise
+        self._failure = None
+        return reply
+
+    async def _send(self, out: Outbound, info: ServerInfo) -> Reply:
+        if out.relayed:
+            return await self._send_relayed(out)
+        if info.era == "handshake":
+            return await self._send_in_own_session(out, info)
+        if out.era == "modern":
+            headers = modern.request_headers(out.message.method, out.message.params, out.headers)
+            response = await self._post(out.message.document, headers, out.token, out.deadline)
+            return self._relay(response)
+        params = bridge.to_modern_params(out.message.params, self._client)
+        headers = modern.request_headers(out.message.method, params, out.headers)
+        document = {**out.message.document, "params": params}
+        response = await self._post(document, headers, out.token, out.deadline)
+        return await self._translated(response, out, info, out.message.id)
+
+    async def _send_relayed(self, out: Outbound) -> Reply:
+        headers = f"MCP-Protocol-Version: {out.version}\r\n".encode()
+        if out.message.method == "initialize":
+            headers = b""
+        if out.session is not None:
+            headers += _session_header(out.session)
+        response = await self._post(out.message.document, headers, out.token, out.deadline)
+        if response.status == 404 and out.session is not None:
+            return Reply(404)
+        return self._relay(response)
+
+    async def _send_in_own_session(self, out: Outbound, info: ServerInfo) -> Reply:
+        """Deliver in a session we hold for `binding`; once more, newly authorised, if it was forgotten."""
+        params = bridge.to_handshake_params(out.message.params)
+        token = out.token
+        for attempt in (1, 2):
+            session = await self._session(out.binding, out.authorise)
+            sent_id = next(self._ids) if out.message.kind == "request" else None
+            document = {**out.message.document, "params": params}
+            if sent_id is not None:
+                document["id"] = sent_id
+            headers = _in_session(session)
+            try:
+                response = await self._post(document, headers, token, out.deadline)
+            except asyncio.CancelledError:
+                self._cancel_at_server(session, sent_id, out.authorise)
+                raise
+            if response.status != 404 or session.id is None or attempt == 2:
+                return await self._translated(response, out, info, sent_id, session)
+            response.abort()
+            self._sessions.drop(out.binding, session)
+            token = await out.authorise(out.message.method, params)
+        raise AssertionError("unreachable")
+
+    async def open_stream(self, out: Outbound, headers: Mapping[str, str]) -> Reply:
+        lines = f"MCP-Protocol-Version: {out.version}\r\n".encode()
+        lines += b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
+        return await self._bodiless(b"GET", out, lines)
+
+    async def end_session(self, out: Outbound) -> Reply:
+        return await self._bodiless(
+            b"DELETE", out, f"MCP-Protocol-Version: {out.version}\r\n".encode()
+        )
+
+    async def _bodiless(self, method: bytes, out: Outbound, lines: bytes) -> Reply:
+        if out.session is not None:
+            lines += _session_header(out.session)
+        response = await self._origin.open(
+            method,
+            self._target,
+            self._headers + lines + _bearer(out.token),
+            b"",
+            deadline=out.deadline,
+            max_body=self._max_answer,
+        )
+        if response.status in (200, 202, 204) and not _is_stream(response):
+            response.abort()
+            return Reply(200)
+        if response.status in (404, 405):
+            response.abort()
+            return Reply(response.status)
+        return self._relay(response)
+
+    async def _post(
+        self, document: object, lines: bytes, token: bytes | None, deadline: float
+    ) -> UpstreamResponse:
+        return await self._origin.open(
+            b"POST",
+            self._target,
+            self._headers + lines + _bearer(token),
+            encode(document),
+            deadline=deadline,
+            max_body=self._max_answer,
+        )
+
+    def _relay(self, response: UpstreamResponse) -> Reply:
+        """The answer byte for byte, after the checks that keep a bad server from posing as us."""
+        status = response.status
+        session_id = _session_id(response)
+        if status == 202 or status == 204:
+            response.abort()
+            return Reply(202, session=session_id)
+        if status == 200 and _is_stream(response):
+            return Reply(200, stream=aiter(response), session=session_id, abort=response.abort)
+        if response.complete is None or not _may_pass(status, response):
+            response.abort()
+            raise UpstreamFailed(_complaint(status))
+        return Reply(status, complete=response.complete, session=session_id)
+
+    async def _translated(
+        self,
+        response: UpstreamResponse,
+        out: Outbound,
+        info: ServerInfo,
+        sent_id: Any,
+        session: Session | None = None,
+    ) -> Reply:
+        reply = self._relay(response)
+        if reply.complete is None and reply.stream is None:
+            return reply
+        if sent_id is None or out.message.id is None:
+            reply.abort()
+            return Reply(202)
+        how = Translation(
+            out.message.method,
+            sent_id,
+            out.message.id,
+            out.era,
+            info,
+            lambda request: self._refuse(request, session, out.authorise),
+        )
+        if reply.complete is not None:
+            translated = await translate(_one(parse_document(reply.complete)), how)
+            translated.status = reply.status if out.era == "modern" else 200
+            return translated
+        assert reply.stream is not None
+        messages = documents(reply.stream, self._max_answer)
+        translated = await translate(self._watched(messages, session, sent_id, out), how)
+        translated.abort = reply.abort
+        return translated
+
+    async def _watched(
+        self,
+        messages: AsyncIterator[Document],
+        session: Session | None,
+        sent_id: Any,
+        out: Outbound,
+    ) -> AsyncIterator[Document]:
+        """`messages`, telling a handshake server when nobody waits for them any more."""
+        try:
+            async for message in messages:
+                yield message
+        except (asyncio.CancelledError, GeneratorExit):
+            if session is not None:
+                self._cancel_at_server(session, sent_id, out.authorise)
+            raise
+
+    def _cancel_at_server(self, session: Session, sent_id: Any, authorise: Authorise) -> None:
+        params = {"requestId": sent_id, "reason": "the agent gave up"}
+        self._say(
+            {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params},
+            session,
+            authorise,
+        )
+
+    def _refuse(self, request: Document, session: Session | None, authorise: Authorise) -> None:
+        error = {"code": -32601, "message": "this client offers no such method"}
+        body = {"result": {}} if request.get("method") == "ping" else {"error": error}
+        self._say({"jsonrpc": "2.0", "id": request["id"], **body}, session, authorise)
+
+    def _say(self, document: Document, session: Session | None, authorise: Authorise) -> None:
+        """Post a notification or response without waiting for it."""
+
+        async def post() -> None:
+            try:
+                method = document.get("method", "response")
+                token = await authorise(method, document.get("params", {}))
+                headers = _in_session(session) if session is not None else b""
+                response = await self._post(document, headers, token, self._deadline())
+                response.abort()
+            except UpstreamFailed as error:
+                self._failure = error.reason
+
+        task = asyncio.ensure_future(post())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _session(self, binding: str, authorise: Authorise) -> Session:
+        async def open_session() -> Session:
+            return (await self._initialize(authorise))[1]
+
+        return await self._sessions.get(binding, open_session)
+
+    async def _probe(self, authorise: Authorise) -> ServerInfo:
+        if self._era != "handshake":
+            found = await self._discover(authorise)
+            if found is not None:
+                return found
+            if self._era == "modern":
+                raise UpstreamFailed(f"it does not speak {modern.VERSION}")
+        info, session = await self._initialize(authorise)
+
+        async def opened() -> Session:
+            return session
+
+        await self._sessions.get(_OWN_BINDING, opened)
+        return info
+
+    async def _discover(self, authorise: Authorise) -> ServerInfo | None:
+        params = bridge.to_modern_params({}, self._client)
+        token = await authorise("server/discover", params)
+        headers = modern.request_headers("server/discover", params, {})
+        document = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": params}
+        response = await self._post(document, headers, token, self._deadline())
+        if response.status not in (200, 400, 404, 405, 406):
+            response.abort()
+            raise UpstreamFailed(_complaint(response.status))
+        result = await self._result(response) if response.status == 200 else None
+        response.abort()
+        if result is None or modern.VERSION not in result.get("supportedVersions", ()):
+            return None
+        return ServerInfo.of("modern", modern.VERSION, result)
+
+    async def _initialize(self, authorise: Authorise) -> tuple[ServerInfo, Session]:
+        params = handshake.initialize_params(self._client["name"], self._client["version"])
+        token = await authorise("initialize", params)
+        document = {
+            "jsonrpc": "2.0",
+            "id": next(self._ids),
+            "method": "initialize",
+            "params": params,
+        }
+        response = await self._post(document, b"", token, self._deadline())
+        reply = self._relay(response)
+        result = await self._result(response)
+        response.abort()
+        if result is None or not isinstance(result.get("protocolVersion"), str):
+            raise UpstreamFailed("it answered initialize with no protocol version")
+        session = Session(reply.session, result["protocolVersion"])
+        done = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        token = await authorise("notifications/initialized", {})
+        acknowledged = await self._post(done, _in_session(session), token, self._deadline())
+        acknowledged.abort()
+        return ServerInfo.of("handshake", session.version, result), session
+
+    async def _result(self, response: UpstreamResponse) -> Document | None:
+        """The result of a request of our own, or None where it was answered with an error."""
+        if response.complete is not None and not _is_stream(response):
+            document = parse_document(response.complete)
+        else:
+            async with asyncio.timeout_at(self._deadline()):
+                async for document in documents(aiter(response), self._max_answer):
+                    if "method" not in document:
+                        break
+                else:
+                    raise UpstreamFailed("it ended its answer without a response")
+        result = document.get("result")
+        return result if isinstance(result, dict) else None
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout
+
+
+async def _one(document: Document) -> AsyncIterator[Document]:
+    yield document
+
+
+def _bearer(token: bytes | None) -> bytes:
+    return b"" if token is None else b"Authorization: Bearer " + token + b"\r\n"
+
+
+def _session_id(response: UpstreamResponse) -> str | None:
+    value = response.headers.get(b"mcp-session-id")
+    if value is None:
+        return None
+    if not _VISIBLE.fullmatch(value):
+        response.abort()
+        raise UpstreamFailed("it sent a session id with characters the protocol does not allow")
+    return value.decode("ascii")
+
+
+def _session_header(session: str) -> bytes:
+    return f"Mcp-Session-Id: {session}\r\n".encode("ascii")
+
+
+def _in_session(session: Session) -> bytes:
+    lines = f"MCP-Protocol-Version: {session.version}\r\n".encode("ascii")
+    return lines if session.id is None else lines + _session_header(session.id)
+
+
+def _is_stream(response: UpstreamResponse) -> bool:
+    return response.headers.get(b"content-type", b"").lstrip().startswith(EVENT_STREAM)
+
+
+def _may_pass(status: int, response: UpstreamResponse) -> bool:
+    """A JSON answer the protocol knows. 401 and 403 are about our token, never about the agent's."""
+    is_json = response.headers.get(b"content-type", b"").lstrip().startswith(b"application/json")
+    return is_json and (status == 200 or (400 <= status < 500 and status not in (401, 403, 407)))
+
+
+def _complaint(status: int) -> str:
+    match status:
+        case 401 | 403 | 407:
+            return f"it refused the gateway's credentials (HTTP {status})"
+        case _ if 300 <= status < 400:
+            return f"it answered with a redirect (HTTP {status}), which is never followed"
+        case _ if status >= 500:
+            return f"it failed (HTTP {status})"
+        case 200:
+            return "it answered with something that is neither JSON nor an event stream"
+    return f"it answered with HTTP {status}"

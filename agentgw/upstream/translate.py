@@ -1,0 +1,99 @@
+"""Answers that cannot be passed on byte for byte: another era, another id, another transport."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agentgw.errors import UpstreamFailed
+from agentgw.mcp import bridge
+from agentgw.mcp.message import RequestId, encode
+from agentgw.mcp.sse import EventReader, event
+from agentgw.upstream.link import Era, Reply, ServerInfo
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """How to give a server's answer to the agent.
+
+    `sent_id` is the id we used, `agent_id` the agent's. `refuse` is told of each request the server makes
+    of us, which we can never grant: we declared no capability for one.
+    """
+
+    method: str
+    sent_id: RequestId
+    agent_id: RequestId
+    agent_era: Era
+    info: ServerInfo
+    refuse: Callable[[Document], None] = lambda _: None
+
+    def final(self, document: Document) -> Document:
+        """The agent's form of the server's final response."""
+        out = {**document, "id": self.agent_id}
+        result, error = document.get("result"), document.get("error")
+        if self.agent_era == self.info.era:
+            return out
+        if isinstance(result, dict):
+            if self.agent_era == "modern":
+                out["result"] = bridge.to_modern_result(self.method, result, self.info.server)
+            else:
+                out["result"] = bridge.to_handshake_result(result)
+        elif isinstance(error, dict) and self.agent_era == "modern":
+            out["error"] = bridge.to_modern_error(error)
+        return out
+
+
+async def translate(messages: AsyncIterator[Document], how: Translation) -> Reply:
+    """Give back `messages` as the agent expects them: plain JSON if the answer comes first, else a stream."""
+    iterator = _relevant(messages, how)
+    first = await anext(iterator, None)
+    if first is None:
+        raise UpstreamFailed("it ended its answer without a response")
+    if "method" not in first:
+        return Reply(200, complete=encode(first))
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield event(encode(first))
+        async for message in iterator:
+            yield event(encode(message))
+
+    return Reply(200, stream=stream())
+
+
+async def _relevant(messages: AsyncIterator[Document], how: Translation) -> AsyncIterator[Document]:
+    async for message in messages:
+        if "method" in message:
+            if "id" in message:
+                how.refuse(message)
+            else:
+                yield message
+        elif message.get("id") == how.sent_id:
+            yield how.final(message)
+            return
+
+
+async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[Document]:
+    """The JSON-RPC messages of an event stream. Raises UpstreamFailed on anything else in it."""
+    reader = EventReader(limit)
+    async for chunk in chunks:
+        try:
+            events = reader.feed(chunk)
+        except ValueError:
+            raise UpstreamFailed(f"it sent an event of more than {limit} bytes") from None
+        for data in events:
+            yield parse_document(data)
+
+
+def parse_document(data: bytes) -> Document:
+    """One JSON-RPC object of a server. Raises UpstreamFailed."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        raise UpstreamFailed("it sent something that is not JSON") from None
+    if not isinstance(document, dict):
+        raise UpstreamFailed("it sent JSON that is no JSON-RPC message")
+    return document

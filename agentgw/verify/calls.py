@@ -1,0 +1,321 @@
+"""One token against one message: who calls, for whom, through whom, and that it is this very call."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import httpx2
+import jwt
+
+from agentgw.verify.canonical import NotCanonical, params_digest, strict_json, tool_digest
+from agentgw.verify.keys import JwksCache, KeysUnavailable
+from agentgw.verify.replay import MemoryReplay, ReplayStore
+
+CALL_DETAILS = "urn:agentgw:mcp-call:1"
+LEEWAY = 5
+TOKEN_LIMIT = 16 * 1024
+MAX_DEPTH = 16
+_KEY_HEADERS = ("crit", "b64", "zip", "jku", "jwk", "x5u", "x5c")
+_NAMED_BY = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "resources/subscribe": "uri",
+    "resources/unsubscribe": "uri",
+    "tasks/get": "taskId",
+    "tasks/result": "taskId",
+    "tasks/cancel": "taskId",
+    "tasks/update": "taskId",
+}
+
+Seen = MutableMapping[str, tuple[str, "VerifiedCall"]]
+request_window: ContextVar[Seen | None] = ContextVar("request_window", default=None)
+"""Tokens verified within the request now served; only the middleware opens and ends it."""
+
+
+class InvalidCall(Exception):
+    """The request is not the one its token was made for, or the token is none of the gateway's.
+
+    `status` is 401, or 400 for bytes that are no single JSON-RPC message.
+    """
+
+    def __init__(self, reason: str, status: int = 401) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCall:
+    """A verified call.
+
+    `subject` is the user (`alias|sub`), `agent` the id of the agent that acts (None: the gateway asks
+    for itself), `prior_agents` those before it, latest first: they explain, they give no right
+    (RFC 8693 section 4.1). `identifier` is the tool, prompt, URI or task, `tool` the same for
+    `tools/call` only. `exp` is in Unix seconds.
+    """
+
+    subject: str
+    agent: str | None
+    prior_agents: tuple[str, ...]
+    scope: frozenset[str]
+    txn: str
+    jti: str
+    method: str
+    identifier: str | None
+    tool: str | None
+    evidence: str | None
+    exp: int
+    claims: Mapping[str, Any] = field(repr=False)
+
+
+class CallVerifier:
+    """Checks per-call tokens of `issuer` (the gateway's public URL) for `audience` (this server's URI).
+
+    `tools` maps tool names to definitions as this server lists them; with it, a call made for another
+    definition is refused. `replay` must be shared where several processes serve one audience.
+    `jwks_uri` is `{issuer}/oauth/jwks.json` by default; `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        audience: str,
+        *,
+        replay: ReplayStore | None = None,
+        tools: Mapping[str, Mapping[str, Any]] | None = None,
+        jwks_uri: str | None = None,
+        client: httpx2.AsyncClient | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._issuer = issuer
+        self._audience = audience
+        self._replay: ReplayStore = MemoryReplay(clock=clock) if replay is None else replay
+        self._tools = None if tools is None else {name: tool_digest(tools[name]) for name in tools}
+        self._keys = JwksCache(jwks_uri or f"{issuer}/oauth/jwks.json", client=client)
+        self._clock = clock
+
+    async def verify(self, token: str, message: Mapping[str, Any] | bytes) -> VerifiedCall:
+        """Check `token` against the JSON-RPC `message` it came with. Raises InvalidCall.
+
+        A token passes once; only within one request served through the middleware a second look
+        gives the same answer again.
+        """
+        parsed = _parse_message(message)
+        method, identifier, params = _parts(parsed)
+        try:
+            expected = params_digest(self._audience, method, params)
+        except NotCanonical as error:
+            raise InvalidCall(f"the message has no canonical form: {error}", 400) from None
+        return await self._check(token, method, identifier, expected)
+
+    async def verify_opening(self, token: str, http_method: str) -> VerifiedCall:
+        """Check the token of a GET or DELETE, which has no message. Raises InvalidCall."""
+        return await self._check(token, http_method, None, None)
+
+    async def close(self) -> None:
+        """Let go of the HTTP client, if this verifier made one."""
+        await self._keys.close()
+
+    async def _check(
+        self, token: str, method: str, identifier: str | None, digest: str | None
+    ) -> VerifiedCall:
+        about = f"{method} {digest}"
+        window = request_window.get()
+        if window is not None and token in window and window[token][0] == about:
+            return window[token][1]
+        claims = await self._signed_claims(token)
+        self._check_registered_claims(claims)
+        details = self._check_details(claims, method, identifier)
+        if details.get("params_digest") != digest:
+            raise InvalidCall("the token was made for other params")
+        self._check_tool(method, identifier, details)
+        call = _call(claims, details, method, identifier, self._issuer)
+        if not await self._first_time(call):
+            raise InvalidCall("the token was used before")
+        if window is not None:
+            window[token] = (about, call)
+        return call
+
+    async def _signed_claims(self, token: str) -> Mapping[str, Any]:
+        header, claims = _take_apart(token)
+        kid, alg = header.get("kid"), header.get("alg")
+        if header.get("typ") not in ("at+jwt", "JWT"):
+            raise InvalidCall("typ is neither at+jwt nor JWT")
+        if any(name in header for name in _KEY_HEADERS):
+            raise InvalidCall("the header names a key or an extension")
+        if not isinstance(kid, str) or len(kid) > 200:
+            raise InvalidCall("kid is missing")
+        if claims.get("iss") != self._issuer:
+            raise InvalidCall("iss is not the gateway")
+        try:
+            key = await self._keys.find(kid)
+            if key is None or key.algorithm_name != alg:
+                raise InvalidCall("no key of the gateway has this kid and alg")
+            jwt.decode_complete(token, key, algorithms=[alg], options=_SIGNATURE_ONLY)
+        except KeysUnavailable as error:
+            raise InvalidCall(str(error)) from None
+        except jwt.PyJWTError:
+            raise InvalidCall("the signature does not hold") from None
+        return claims
+
+    def _check_registered_claims(self, claims: Mapping[str, Any]) -> None:
+        now = self._clock()
+        if claims.get("aud") != self._audience:
+            raise InvalidCall("aud is not this server alone")
+        if claims.get("client_id") != self._issuer:
+            raise InvalidCall("client_id is not the gateway")
+        for name in ("iat", "nbf", "exp"):
+            if type(claims.get(name)) is not int:
+                raise InvalidCall(f"{name} is missing")
+        if claims["exp"] <= now - LEEWAY:
+            raise InvalidCall("the token has expired")
+        if max(claims["iat"], claims["nbf"]) > now + LEEWAY:
+            raise InvalidCall("the token is not valid yet")
+        for name in ("sub", "jti", "txn"):
+            if not isinstance(claims.get(name), str) or not claims[name]:
+                raise InvalidCall(f"{name} is missing")
+        if not isinstance(claims.get("scope", ""), str):
+            raise InvalidCall("scope is no string")
+        if "cnf" in claims:
+            raise InvalidCall("the token is bound to a key whose proof is not checked here")
+
+    def _check_details(
+        self, claims: Mapping[str, Any], method: str, identifier: str | None
+    ) -> Mapping[str, Any]:
+        listed = claims.get("authorization_details")
+        if not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], dict):
+            raise InvalidCall("authorization_details is not exactly one object")
+        details = listed[0]
+        if details.get("type") != CALL_DETAILS:
+            raise InvalidCall(f"the authorization_details are no {CALL_DETAILS}")
+        if details.get("locations") != [self._audience]:
+            raise InvalidCall("the token was made for another server")
+        if details.get("actions") != [method]:
+            raise InvalidCall("the token was made for another method")
+        if details.get("identifier") != identifier:
+            raise InvalidCall("the token was made for another tool or object")
+        if details.get("max_uses") != 1:
+            raise InvalidCall("max_uses is not 1")
+        return details
+
+    def _check_tool(self, method: str, identifier: str | None, details: Mapping[str, Any]) -> None:
+        if self._tools is None or method != "tools/call":
+            return
+        if identifier is None or details.get("tool_digest") != self._tools.get(identifier, ""):
+            raise InvalidCall("the call was decided on another definition of this tool")
+
+    async def _first_time(self, call: VerifiedCall) -> bool:
+        try:
+            return await self._replay.once(call.jti, call.exp + LEEWAY + 1)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise InvalidCall("the replay store cannot answer") from error
+
+
+_SIGNATURE_ONLY: Any = {
+    "verify_signature": True,
+    **dict.fromkeys(
+        ("verify_exp", "verify_nbf", "verify_iat", "verify_aud", "verify_iss", "verify_sub",
+         "verify_jti"), False
+    ),
+}  # fmt: skip
+
+
+def _take_apart(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Header and claims of a compact JWS in its one spelling; the signature is not looked at."""
+    if len(token) > TOKEN_LIMIT or token.count(".") != 2:
+        raise InvalidCall("the token is no compact JWS of acceptable size")
+    parts = []
+    for part in token.split("."):
+        try:
+            data = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidCall("the token is not base64url") from None
+        if base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii") != part:
+            raise InvalidCall("the token is not canonical base64url")
+        parts.append(data)
+    try:
+        header, claims = strict_json(parts[0]), strict_json(parts[1])
+    except NotCanonical as error:
+        raise InvalidCall(f"the token cannot be read: {error}") from None
+    if not isinstance(header, dict) or not isinstance(claims, dict):
+        raise InvalidCall("the token's header or claims are no object")
+    return header, claims
+
+
+def _parse_message(message: Mapping[str, Any] | bytes) -> Mapping[str, Any]:
+    if not isinstance(message, bytes):
+        return message
+    try:
+        parsed = strict_json(message)
+    except NotCanonical as error:
+        raise InvalidCall(f"the body is no JSON-RPC message: {error}", 400) from None
+    if not isinstance(parsed, dict):
+        raise InvalidCall("the body is no single JSON-RPC message", 400)
+    return parsed
+
+
+def _parts(message: Mapping[str, Any]) -> tuple[str, str | None, Any]:
+    """(method, identifier, params); a posted response counts as method `response`."""
+    method = message.get("method")
+    if not isinstance(method, str):
+        members = {name: message[name] for name in ("id", "result", "error") if name in message}
+        return "response", None, members
+    params = message.get("params")
+    if not isinstance(params, dict):
+        return method, None, params
+    if method == "completion/complete":
+        reference = params.get("ref")
+        found = reference.get("name", reference.get("uri")) if isinstance(reference, dict) else None
+    else:
+        found = params.get(_NAMED_BY.get(method, ""))
+    return method, found if isinstance(found, str) else None, params
+
+
+def _call(
+    claims: Mapping[str, Any],
+    details: Mapping[str, Any],
+    method: str,
+    identifier: str | None,
+    issuer: str,
+) -> VerifiedCall:
+    # With actor_mode gateway the gateway stands in front; the agent is the first that is not it.
+    agents = [sub for sub in _actors(claims.get("act")) if sub != issuer]
+    if not agents and claims["sub"] != issuer:
+        raise InvalidCall("the token names a user but no agent")
+    evidence = details.get("evidence")
+    return VerifiedCall(
+        subject=claims["sub"],
+        agent=agents[0] if agents else None,
+        prior_agents=tuple(agents[1:]),
+        scope=frozenset(claims.get("scope", "").split()),
+        txn=claims["txn"],
+        jti=claims["jti"],
+        method=method,
+        identifier=identifier,
+        tool=identifier if method == "tools/call" else None,
+        evidence=evidence if isinstance(evidence, str) else None,
+        exp=claims["exp"],
+        claims=MappingProxyType(dict(claims)),
+    )
+
+
+def _actors(act: Any) -> list[str]:
+    subs: list[str] = []
+    while act is not None:
+        sub = act.get("sub") if isinstance(act, dict) else None
+        if not isinstance(sub, str) or not sub or len(subs) == MAX_DEPTH:
+            raise InvalidCall("act is malformed or nested too deep")
+        subs.append(sub)
+        act = act.get("act")
+    return subs

@@ -1,0 +1,59 @@
+"""What every test shares: the event loop's kind, and the lanes that plain `pytest` leaves out."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The gateway runs on asyncio only, and so do its tests."""
+    return "asyncio"
+
+
+def _needs_node_22() -> str | None:
+    node = shutil.which("node")
+    if node is None:
+        return "node is not installed"
+    version = subprocess.run(
+        [node, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    major = version.strip().removeprefix("v").partition(".")[0]
+    return (
+        None if major.isdigit() and int(major) >= 22 else f"needs Node 22, found {version.strip()}"
+    )
+
+
+def _needs(command: str) -> Callable[[], str | None]:
+    return lambda: None if shutil.which(command) else f"{command} is not installed"
+
+
+LANES: dict[str, Callable[[], str | None]] = {
+    "node": _needs_node_22,
+    "conformance": _needs_node_22,
+    "oidc_provider": _needs_node_22,
+    "keycloak": _needs("java"),
+    "postgres": _needs("postgres"),
+    "valkey": _needs("valkey-server"),
+    "hsm": _needs("softhsm2-util"),
+    "browser": _needs("chromium"),
+    "slow": lambda: None,
+    "soak": lambda: None,
+}
+"""Each lane and what says why it cannot run here (None where it can)."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what belongs to a lane nobody asked for or whose tool is absent."""
+    asked = bool(config.option.markexpr)
+    reasons: dict[str, str | None] = {}
+    for item in items:
+        for lane in LANES.keys() & {mark.name for mark in item.iter_markers()}:
+            if lane not in reasons:
+                reasons[lane] = LANES[lane]() if asked else f"run it with: pytest -m {lane}"
+            if reason := reasons[lane]:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from agentgw.errors import Unavailable
+from agentgw.registry.assertions import UsedAssertions
+from agentgw.registry.schema import open_database
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return open_database(tmp_path / "state.db")
+
+
+def test_a_jti_of_a_client_passes_once(engine: Engine, tmp_path: Path) -> None:
+    used = UsedAssertions(engine)
+    assert used.once("coder", "a", 100) is True
+    assert used.once("coder", "a", 100) is False
+    assert used.once("coder", "a", 999) is False
+    assert used.once("planner", "a", 100) is True
+    assert UsedAssertions(open_database(tmp_path / "state.db")).once("coder", "a", 100) is False
+
+
+def test_of_many_at_once_one_passes(engine: Engine) -> None:
+    used = UsedAssertions(engine)
+    with ThreadPoolExecutor(8) as pool:
+        passed = list(pool.map(lambda _: used.once("coder", "a", 100), range(16)))
+    assert passed.count(True) == 1
+
+
+def test_purge_drops_what_has_expired(engine: Engine) -> None:
+    used = UsedAssertions(engine)
+    used.once("coder", "a", 100)
+    assert used.purge(100) == 0
+    assert used.purge(101) == 1
+
+
+def test_says_so_when_the_database_is_gone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE used_assertions"))
+    with pytest.raises(Unavailable, match="state database"):
+        UsedAssertions(engine).once("coder", "a", 100)
+    with pytest.raises(Unavailable, match="state database"):
+        UsedAssertions(engine).purge(100)
