@@ -81,7 +81,7 @@ def lines_in(log, name):
 
 def check_log(log, name, keys, held):
     covered, roots, peaks, decided, seq, believed = 0, {}, [], set(), 0, 0
-    notes, copy = notes_in(read_text(log / "checkpoints")), read_text(log / "checkpoint")
+    copy, notes = read_text(log / "checkpoint"), notes_in(read_text(log / "checkpoints"))
     for note in notes:
         origin, size, root = open_checkpoint(note, keys, name, covered)
         need(origin == name and (size > covered or not roots), name, covered, "out of place")

@@ -90,6 +90,7 @@ class App:
         self.upstreams.replace(config, servers)
         self.policy = convert.policy(config)
         self._clients = convert.clients(config)
+        self._exchange_rules = convert.exchange_rules(config)
         self.verifier = self._verifier(config)
         self.gateway = Gateway(self._surroundings(config, servers))
         self.downstream = Downstream(
@@ -133,6 +134,7 @@ class App:
             "config/reload", detail={"policy_version": new_policy.version, "digest": config.digest}
         )
         self.config, self.policy, self._clients = config, new_policy, new_clients
+        self._exchange_rules = convert.exchange_rules(config)
         self.verifier = verifier
         gone = self.upstreams.replace(config, servers)
         self.gateway.here = self._surroundings(config, servers)
@@ -237,7 +239,7 @@ class App:
             ),
             ledger=self._ledger,
             keyring=self.keyring,
-            rules=lambda: convert.exchange_rules(self.config),
+            rules=lambda: self._exchange_rules,
             append=self.audit.append,
             new_event_id=self.journal.new_id,
             clock=self._clock,
@@ -283,12 +285,21 @@ async def build(config: Config, worker: int = 1) -> App:
     keyring = KeyRing(state, log_name=_note_name(config.public_url))
     private, name = keyring.checkpoint_key()
     engine = open_database(state / "agentgw.db")
-    audit = await FileLog.start(state / "log", f"gw-{worker}", note_signer(name, private))
+    signer = note_signer(name, private)
+    _publish_vkey(state / "keys" / "checkpoints.vkey", str(signer.key))
+    audit = await FileLog.start(state / "log", f"gw-{worker}", signer)
     try:
         return App(config, audit, keyring, engine)
     except BaseException:
         await audit.close()
         raise
+
+
+def _publish_vkey(path: Path, vkey: str) -> None:
+    """Put the public key of the checkpoints where an operator finds it, to be kept elsewhere."""
+    text = f"{vkey}\n"
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
 
 
 def _note_name(public_url: str) -> str:

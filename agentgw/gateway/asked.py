@@ -11,11 +11,8 @@ from agentgw.core.principal import Caller
 from agentgw.core.refusal import Refusal
 from agentgw.core.target import FILTERED_LISTS, Target, target_of
 from agentgw.errors import UpstreamFailed
-from agentgw.gateway.incoming import Incoming, Server
+from agentgw.gateway.incoming import END_SESSION, OPEN_STREAM, Incoming, Server
 from agentgw.mcp.message import INVALID_PARAMS, Message
-
-OPEN_STREAM, END_SESSION = "GET", "DELETE"
-"""Methods of our own for the two HTTP requests that carry no message."""
 
 _UNASKED = frozenset({"initialize", "server/discover", "ping", OPEN_STREAM, END_SESSION})
 

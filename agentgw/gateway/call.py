@@ -15,15 +15,21 @@ from agentgw.core.refusal import Refusal
 from agentgw.errors import Unavailable, UpstreamFailed
 from agentgw.gateway import relay
 from agentgw.gateway.asked import (
-    END_SESSION,
-    OPEN_STREAM,
     Asked,
     passes_unasked,
     resolve,
     speakers,
     unfit,
 )
-from agentgw.gateway.incoming import EVENT_STREAM, AgentSession, Answer, Incoming, Server
+from agentgw.gateway.incoming import (
+    END_SESSION,
+    EVENT_STREAM,
+    OPEN_STREAM,
+    AgentSession,
+    Answer,
+    Incoming,
+    Server,
+)
 from agentgw.gateway.journal import Entry, Journal
 from agentgw.gateway.plan import Plan, plan_token
 from agentgw.gateway.problems import refusal as refused
@@ -274,7 +280,7 @@ class Gateway:
             now = here.clock()
             message = _auxiliary(method, params)
             plan = plan_token(here.issuer, here.random, incoming.caller, server, message, None, now)
-            await here.journal.open(
+            entry = await here.journal.open(
                 replace(incoming, message=message, event_id=here.journal.new_id()),
                 server,
                 None,
@@ -287,6 +293,7 @@ class Gateway:
                 rule="-",
                 policy_version=here.policy.version,
             )
+            here.journal.close(entry, "sent")
             return None if plan.claims is None else here.minter.sign(plan.claims, server.typ)
 
         return authorise

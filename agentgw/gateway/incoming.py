@@ -13,6 +13,8 @@ from agentgw.upstream.link import Era, Link
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream"
+OPEN_STREAM, END_SESSION = "GET", "DELETE"
+"""Methods of our own for the two HTTP requests that carry no message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,13 +153,16 @@ class Journal:
     async def own_request(
         self, server: Server, method: str, issued: Mapping[str, Any] | None, gateway: Subject
     ) -> None:
-        """Record a request we make on our own account (a catalogue's refresh); durable on return."""
-        identity = self.new_id()
+        """Record a request we make on our own account (a catalogue's refresh); durable on return.
+
+        Its outcome is only that it was sent: what came of it shows in what the server then offers.
+        """
+        identity, now = self.new_id(), self._clock()
         await self._audit.append(
             event_record(
                 id=identity,
                 event_id=identity,
-                now=self._clock(),
+                now=now,
                 method=method,
                 subject=gateway,
                 server=server.name,
@@ -167,6 +170,7 @@ class Journal:
                 chain_assurance=server.assurance,
             )
         )
+        self.close(Entry(identity, None, server.name, method, None, gateway, now), "sent")
 
     async def note(
         self,

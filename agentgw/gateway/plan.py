@@ -10,7 +10,7 @@ from agentgw.core.call_token import call_claims, call_parts, params_digest
 from agentgw.core.canonical import b64url
 from agentgw.core.catalog import Tool
 from agentgw.core.principal import Caller
-from agentgw.gateway.incoming import Server
+from agentgw.gateway.incoming import END_SESSION, OPEN_STREAM, Server
 from agentgw.mcp.message import Message
 
 
@@ -39,6 +39,7 @@ def plan_token(
     """
     method, identifier, params = call_parts(message.document)
     audience = server.audience
+    opening = method in (OPEN_STREAM, END_SESSION)
     digest = params_digest(audience or f"stdio:{server.name}", method, params)
     txn = caller.txn if caller is not None else None
     if txn is None:
@@ -53,7 +54,7 @@ def plan_token(
         identifier=identifier,
         scope=server.scopes.get(identifier) if tool is not None and identifier else None,
         tool_digest=tool.digest if tool is not None else None,
-        params_digest=digest,
+        params_digest=None if opening else digest,
         may_act=server.may_act,
         life=server.life,
         now=int(now),

@@ -13,6 +13,7 @@ from agentgw.core.target import FILTERED_LISTS
 from agentgw.errors import Unavailable, UpstreamFailed
 from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Answer, Incoming, NewSession, Server
+from agentgw.gateway.journal import Entry
 from agentgw.gateway.problems import protocol_error, result, unavailable
 from agentgw.mcp import bridge, handshake
 from agentgw.mcp.message import INVALID_PARAMS, METHOD_NOT_FOUND, encode
@@ -120,7 +121,7 @@ class Switchboard:
         here = self._gateway.here
         servers = [server] if server is not None else list(here.servers.values())
         try:
-            await self._record_list(incoming, server)
+            entry = await self._record_list(incoming, server)
         except Unavailable:
             return unavailable(incoming, here.docs)
         if not self._gateway.knows_agents_of(incoming.caller):
@@ -137,6 +138,7 @@ class Switchboard:
         value: dict[str, Any] = {"tools": tools}
         if _modern(incoming):
             value = bridge.to_modern_result("tools/list", value, IDENTITY, LIST_TTL_MS)
+        here.journal.close(entry, "ok", is_error=False)
         return result(incoming, value)
 
     def _visible(
@@ -181,9 +183,9 @@ class Switchboard:
             ]
         return Answer(200, encode(document))
 
-    async def _record_list(self, incoming: Incoming, server: Server | None) -> None:
+    async def _record_list(self, incoming: Incoming, server: Server | None) -> Entry:
         here = self._gateway.here
-        await here.journal.open(
+        return await here.journal.open(
             incoming,
             server,
             None,

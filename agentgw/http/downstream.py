@@ -12,9 +12,16 @@ from typing import Any, Protocol
 from agentgw.core.claims import admits
 from agentgw.core.principal import Caller
 from agentgw.errors import InvalidToken, MalformedMessage, Unavailable
-from agentgw.gateway.asked import END_SESSION, OPEN_STREAM
 from agentgw.gateway.call import Gateway
-from agentgw.gateway.incoming import EVENT_STREAM, JSON, AgentSession, Answer, Incoming
+from agentgw.gateway.incoming import (
+    END_SESSION,
+    EVENT_STREAM,
+    JSON,
+    OPEN_STREAM,
+    AgentSession,
+    Answer,
+    Incoming,
+)
 from agentgw.gateway.problems import error_body
 from agentgw.gateway.switchboard import Switchboard
 from agentgw.http.connection import respond_at_once

@@ -137,7 +137,7 @@ class Child(asyncio.SubprocessProtocol):
     def write(self, message: Mapping[str, Any]) -> None:
         """Send one message. Raises UpstreamFailed where the process does not take its input."""
         pipe = None if self._transport is None else self._transport.get_pipe_transport(0)
-        if not self.running or not isinstance(pipe, asyncio.WriteTransport) or pipe.is_closing():
+        if not self.running or pipe is None or pipe.is_closing():
             raise UpstreamFailed("has closed its standard input")
         if pipe.get_write_buffer_size() > self._max_message:
             raise UpstreamFailed("does not read its standard input")

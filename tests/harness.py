@@ -1,0 +1,291 @@
+"""Real processes for tests: a laptop issuer, a gateway, a tool server, all on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jwt
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+ROOT = Path(__file__).parent.parent
+MODERN = "2026-07-28"
+START_SECONDS = 20.0
+
+
+def free_port() -> int:
+    """A port of loopback nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Issuer:
+    """An OpenID Connect issuer in a thread of the test: discovery, keys, and tokens at will."""
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.fetches = 0
+        routes = [
+            Route("/.well-known/openid-configuration", self._discovery),
+            Route("/jwks", self._jwks),
+        ]
+        config = uvicorn.Config(
+            Starlette(routes=routes), port=self.port, log_config=None, lifespan="off"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def start(self) -> Issuer:
+        """Listen; returns itself once it answers."""
+        self._thread.start()
+        wait_for(lambda: self._server.started, "the issuer to listen")
+        return self
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._server.should_exit = True
+        self._thread.join(10)
+
+    def _discovery(self, request: Request) -> JSONResponse:
+        return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"})
+
+    def _jwks(self, request: Request) -> JSONResponse:
+        self.fetches += 1
+        member = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
+        return JSONResponse({"keys": [{**member, "kid": "k1", "alg": "ES256", "use": "sig"}]})
+
+    def token(self, audience: str, **claims: Any) -> str:
+        """An access token of alice through planner for `audience`; `claims` add, replace, or (None) drop."""
+        now = int(time.time())
+        base = {
+            "iss": self.url, "sub": "alice", "aud": audience, "azp": "planner",
+            "scope": "tickets.read tickets.write", "groups": ["support"],
+            "iat": now, "exp": now + 900, "jti": f"idp-{time.monotonic_ns()}",
+        }  # fmt: skip
+        payload = {k: v for k, v in {**base, **claims}.items() if v is not None}
+        return jwt.encode(payload, self.key, "ES256", headers={"kid": "k1", "typ": "at+jwt"})
+
+
+def wait_for(condition: Any, what: str, seconds: float = START_SECONDS) -> None:
+    """Wait until `condition()` is true; fails the test with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.01)
+
+
+def base_config(issuer: Issuer, url: str, folder: Path) -> dict[str, Any]:
+    """A configuration with alice, planner and coder, and no servers or grants."""
+    return {
+        "version": 1,
+        "public_url": url,
+        "listen": url.removeprefix("http://"),
+        "state_dir": str(folder / "state"),
+        "dev": True,
+        "issuers": {
+            "laptop": {
+                "issuer": issuer.url,
+                "audiences": [f"{url}/mcp"],
+                "groups_claim": "groups",
+            }
+        },
+        "agents": {
+            "planner": {
+                "clients": [{"issuer": "laptop", "client_id": "planner", "confidential": True}],
+                "may_hand_to": ["coder"],
+                "auth": {"secret": "planner-secret"},
+            },
+            "coder": {"auth": {"secret": "coder-secret"}},
+        },
+        "servers": {},
+        "grants": [],
+    }
+
+
+def allow_all(*servers: str) -> list[dict[str, Any]]:
+    """Grants that let everybody do everything with these servers."""
+    kinds = {
+        kind: [f"{server}/*" for server in servers]
+        for kind in ("tools", "resources", "prompts", "methods")
+    }
+    return [{"users": ["*"], **kinds}, {"agents": ["*"], **kinds}]
+
+
+@dataclass
+class Gateway:
+    """A gateway as a process of its own. `config` may be changed between `write` and `reload`."""
+
+    folder: Path
+    issuer: Issuer
+    config: dict[str, Any]
+    process: subprocess.Popen[bytes] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Its public URL."""
+        return str(self.config["public_url"])
+
+    @property
+    def file(self) -> Path:
+        """Its configuration file."""
+        return self.folder / "agentgw.yaml"
+
+    @property
+    def state(self) -> Path:
+        """Its state directory."""
+        return Path(self.config["state_dir"])
+
+    @property
+    def output(self) -> str:
+        """What it has said on stderr so far."""
+        return (self.folder / "stderr.txt").read_text(errors="replace")
+
+    def write(self) -> None:
+        """Write the configuration file, readable by its owner only."""
+        self.file.touch(mode=0o600)
+        self.file.write_text(json.dumps(self.config, indent=1))
+
+    def start(self, ready: bool = True) -> Gateway:
+        """Start the process; by default returns once it is ready and has asked all servers."""
+        self.write()
+        with (self.folder / "stderr.txt").open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "agentgw",
+                    "serve",
+                    "--config",
+                    str(self.file),
+                    *self.arguments,
+                ],
+                cwd=self.folder,
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **self.env},
+            )
+        if ready:
+            wait_for(self.is_ready, "the gateway to be ready")
+        return self
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
+        assert self.process is None or self.process.poll() is None, self.output
+        with contextlib.suppress(httpx2.HTTPError):
+            return httpx2.get(f"{self.url}/readyz", trust_env=False).status_code == 200
+        return False
+
+    def reload(self) -> None:
+        """Write the configuration and make it reload; returns once it says that it did, or refused."""
+        self.write()
+        said = self.output.count("reload")
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: self.output.count("reload") > said, "the reload")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop it with a signal; returns the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records of all its logs."""
+        files = sorted((self.state / "log").glob("*/*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+
+    def token(self, **claims: Any) -> str:
+        """A token of its issuer for its /mcp."""
+        return self.issuer.token(f"{self.url}/mcp", **claims)
+
+
+@contextlib.contextmanager
+def gateway(
+    folder: Path, issuer: Issuer, changes: Mapping[str, Any], ready: bool = True
+) -> Iterator[Gateway]:
+    """A running gateway with `changes` laid over `base_config`; killed at the end if still there."""
+    url = f"http://127.0.0.1:{free_port()}"
+    config = {**base_config(issuer, url, folder), **changes}
+    running = Gateway(folder, issuer, config)
+    try:
+        yield running.start(ready)
+    finally:
+        if running.process is not None and running.process.poll() is None:
+            running.process.kill()
+            running.process.wait(10)
+
+
+@contextlib.contextmanager
+def faulty_server(*arguments: str) -> Iterator[str]:
+    """tools/servers/faulty.py on a free port; yields its base URL."""
+    command = [sys.executable, str(ROOT / "tools/servers/faulty.py"), "--port", "0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+    finally:
+        process.kill()
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def modern_call(
+    name: str, arguments: Mapping[str, Any], request_id: int | str = 1
+) -> dict[str, Any]:
+    """A 2026-07-28 tools/call message."""
+    return modern_message("tools/call", {"name": name, "arguments": dict(arguments)}, request_id)
+
+
+def modern_message(
+    method: str, params: Mapping[str, Any], request_id: int | str = 1
+) -> dict[str, Any]:
+    """A 2026-07-28 request with its envelope."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "tests", "version": "1"},
+    }
+    return {
+        "jsonrpc": "2.0", "id": request_id, "method": method,
+        "params": {**params, "_meta": {**meta, **params.get("_meta", {})}},
+    }  # fmt: skip
+
+
+def modern_headers(message: Mapping[str, Any], token: str | None) -> dict[str, str]:
+    """The headers a 2026-07-28 client sends with `message`."""
+    headers = {
+        "MCP-Protocol-Version": MODERN,
+        "Mcp-Method": str(message["method"]),
+        "Accept": "application/json, text/event-stream",
+        "Content-Type": "application/json",
+    }
+    params = message.get("params", {})
+    name = params.get("name", params.get("uri"))
+    if isinstance(name, str):
+        headers["Mcp-Name"] = name
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    return headers

@@ -1,0 +1,24 @@
+"""One issuer and one fault-injecting tool server for all integration tests; gateways are per test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import Issuer, faulty_server
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Iterator[Issuer]:
+    """A running issuer."""
+    running = Issuer().start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def faulty() -> Iterator[str]:
+    """The base URL of a running tools/servers/faulty.py."""
+    with faulty_server() as url:
+        yield url
