@@ -26,7 +26,10 @@ class InvalidToken(CallerError):
 
 
 class MalformedMessage(CallerError):
-    """Bytes that are no acceptable JSON-RPC message, with the HTTP status and JSON-RPC code to answer."""
+    """Bytes that are no acceptable JSON-RPC message, with the HTTP status and JSON-RPC code to answer.
+
+    `request_id` is that of the message, once one could be read (JSON-RPC 2.0 section 5).
+    """
 
     def __init__(
         self, status: int, code: int, message: str, data: dict[str, object] | None = None
@@ -35,6 +38,7 @@ class MalformedMessage(CallerError):
         self.status = status
         self.code = code
         self.data = data
+        self.request_id: str | int | None = None
 
 
 class OAuthError(CallerError):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.door import Door
+from tests.door import door as open_door
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +60,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 reasons[lane] = LANES[lane]() if asked else f"run it with: pytest -m {lane}"
             if reason := reasons[lane]:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """One gateway that all tests of its front door attack; each must leave it in working order."""
+    with open_door(tmp_path_factory.mktemp("door")) as opened:
+        yield opened

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Issuer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.fetches = 0
+        self.issued: list[str] = []
         routes = [
             Route("/.well-known/openid-configuration", self._discovery),
             Route("/jwks", self._jwks),
@@ -83,7 +84,9 @@ class Issuer:
             "iat": now, "exp": now + 900, "jti": f"idp-{time.monotonic_ns()}",
         }  # fmt: skip
         payload = {k: v for k, v in {**base, **claims}.items() if v is not None}
-        return jwt.encode(payload, self.key, "ES256", headers={"kid": "k1", "typ": "at+jwt"})
+        headers = {"kid": "k1", "typ": "at+jwt"}
+        self.issued.append(jwt.encode(payload, self.key, "ES256", headers=headers))
+        return self.issued[-1]
 
 
 def wait_for(condition: Any, what: str, seconds: float = START_SECONDS) -> None:
@@ -141,6 +144,8 @@ class Gateway:
     process: subprocess.Popen[bytes] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    transport: Callable[[], httpx2.BaseTransport] = httpx2.HTTPTransport
+    preexec: Callable[[], None] | None = None
 
     @property
     def url(self) -> str:
@@ -184,6 +189,7 @@ class Gateway:
                 cwd=self.folder,
                 stderr=stderr,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **self.env},
+                preexec_fn=self.preexec,
             )
         if ready:
             wait_for(self.is_ready, "the gateway to be ready")
@@ -192,9 +198,25 @@ class Gateway:
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
         assert self.process is None or self.process.poll() is None, self.output
-        with contextlib.suppress(httpx2.HTTPError):
-            return httpx2.get(f"{self.url}/readyz", trust_env=False).status_code == 200
+        with contextlib.suppress(httpx2.HTTPError), self.client() as client:
+            return client.get("/readyz").status_code == 200
         return False
+
+    def client(self, token: str | None = None) -> httpx2.Client:
+        """A client of it, as whoever holds `token`."""
+        return httpx2.Client(
+            base_url=self.url,
+            transport=self.transport(),
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            timeout=30,
+        )
+
+    def call(self, name: str, token: str | None = None, **arguments: Any) -> httpx2.Response:
+        """Call a tool on `/mcp`, as alice through planner unless `token` says else."""
+        message = modern_call(name, arguments)
+        with self.client() as client:
+            headers = modern_headers(message, token or self.token())
+            return client.post("/mcp", json=message, headers=headers)
 
     def reload(self) -> None:
         """Write the configuration and make it reload; returns once it says that it did, or refused."""
@@ -223,12 +245,16 @@ class Gateway:
 
 @contextlib.contextmanager
 def gateway(
-    folder: Path, issuer: Issuer, changes: Mapping[str, Any], ready: bool = True
+    folder: Path,
+    issuer: Issuer,
+    changes: Mapping[str, Any],
+    ready: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Gateway]:
     """A running gateway with `changes` laid over `base_config`; killed at the end if still there."""
     url = f"http://127.0.0.1:{free_port()}"
     config = {**base_config(issuer, url, folder), **changes}
-    running = Gateway(folder, issuer, config)
+    running = Gateway(folder, issuer, config, env=env or {})
     try:
         yield running.start(ready)
     finally:

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx2
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
 from agentgw.app import convert
+from agentgw.app.random_pool import RandomPool
+from agentgw.app.restart import keep_until_restart
 from agentgw.app.turnstile import Turnstile
-from agentgw.app.upstreams import Upstreams, close_all
+from agentgw.app.upstreams import Upstreams
 from agentgw.audit.keys import note_signer
 from agentgw.audit.log import FileLog
 from agentgw.config.model import Config
 from agentgw.core import refusal
 from agentgw.core.principal import Caller, Issued
 from agentgw.core.refusal import Refusal
+from agentgw.errors import Unavailable
 from agentgw.gateway.asked import speakers
 from agentgw.gateway.call import Gateway, Surroundings
 from agentgw.gateway.incoming import Server
@@ -77,15 +81,16 @@ class App:
         self.keyring = keyring
         self._engine = engine
         self._clock = time.time
+        self._random = RandomPool()
         self._ledger = Ledger(engine)
         self._used = UsedAssertions(engine)
         self._http = httpx2.AsyncClient(follow_redirects=False, timeout=5.0, trust_env=False)
         self._keys: dict[tuple[str, str | None], OidcKeys] = {}
         self._minter = Minter(keyring, config.public_url)
-        self.journal = Journal(audit, People(engine), self._clock, secrets.token_bytes)
+        self.journal = Journal(audit, People(engine), self._clock, self._random)
         self.streams = OpenStreams(config.limits.streams_per_agent)
-        self.upstreams = Upstreams(ToolPins(engine), lambda: self.gateway)
-        self.turnstile = Turnstile(audit, self._clock, secrets.token_bytes)
+        self.upstreams = Upstreams(ToolPins(engine), lambda: self.gateway, self._note_approval)
+        self.turnstile = Turnstile(audit, self._clock, self._random)
         servers = self.upstreams.arrange(config)
         self.upstreams.replace(config, servers)
         self.policy = convert.policy(config)
@@ -96,17 +101,17 @@ class App:
         self.downstream = Downstream(
             self._door(config),
             self.gateway,
-            SessionSeal(keyring.session_key(), secrets.token_bytes),
+            SessionSeal(keyring.session_key(), self._random),
             self._clock,
             self.turnstile.count,
         )
         self.site = Site(
             self._sign(config), self.downstream, self._control(), lambda: self.audit.refusal
         )
-        self._tasks = [
+        self._tasks: set[asyncio.Task[None]] = {
             asyncio.create_task(keyring.watch()),
             asyncio.create_task(self._keep_house()),
-        ]
+        }
 
     async def warm_up(self) -> None:
         """Ask issuers and servers what they are, so that the first call need not wait; never fails."""
@@ -126,7 +131,7 @@ class App:
 
         Tokens already verified are judged afresh; streams of agents that lost their rights end.
         """
-        fixed = _needs_restart(self.config, config)
+        config, left = keep_until_restart(self.config, config)
         new_policy, new_clients = convert.policy(config), convert.clients(config)
         verifier = self._verifier(config)
         servers = self.upstreams.arrange(config)
@@ -136,17 +141,20 @@ class App:
         self.config, self.policy, self._clients = config, new_policy, new_clients
         self._exchange_rules = convert.exchange_rules(config)
         self.verifier = verifier
-        gone = self.upstreams.replace(config, servers)
+        self.upstreams.replace(config, servers)
         self.gateway.here = self._surroundings(config, servers)
         self.downstream.door = self._door(config)
         self.site.sign = self._sign(config)
         self.streams.cut(self._lost_rights)
-        await close_all(gone)
-        return fixed
+        # Whatever an operator approved or mended meanwhile counts from now on.
+        self.upstreams.expire()
+        self._tasks.add(warm_up := asyncio.create_task(self.warm_up()))
+        warm_up.add_done_callback(self._tasks.discard)
+        return left
 
     def end_streams(self) -> None:
-        """End what would otherwise stay open for as long as its token lives."""
-        self.streams.cut(lambda _: refusal.revoked("this stream, as the gateway stops,"))
+        """End what would otherwise stay open for as long as its token lives, now and from now on."""
+        self.streams.end(refusal.revoked("this stream, as the gateway stops,"))
 
     async def close(self) -> None:
         """Give back everything; the log last, so that every outcome is in it."""
@@ -158,6 +166,10 @@ class App:
         self.turnstile.write(everything=True)
         await self.audit.close()
         self._engine.dispose()
+
+    async def _note_approval(self, server: str, digests: Mapping[str, str]) -> None:
+        """The durable record of tool definitions that count as approved from now on."""
+        await self.journal.note("server/approve", server=server, detail={"tools": dict(digests)})
 
     def _lost_rights(self, caller: Caller) -> Refusal | None:
         if self.gateway.knows_agents_of(caller):
@@ -195,7 +207,7 @@ class App:
             self.journal,
             self.streams,
             self._clock,
-            secrets.token_bytes,
+            self._random,
             frozenset(name for name, agent in agents if not agent.disabled),
             frozenset(name for name, agent in agents if agent.refusals == "tool_result"),
             config.limits.answer,
@@ -245,7 +257,9 @@ class App:
             clock=self._clock,
             refused=self.turnstile.count,
         )
-        return Starlette(routes=endpoint.routes())
+        control = Starlette(routes=endpoint.routes())
+        control.router.redirect_slashes = False
+        return control
 
     async def _keep_house(self) -> None:
         """Counts of refusals each minute, old ledger entries every ten."""
@@ -278,15 +292,19 @@ async def build(config: Config, worker: int = 1) -> App:
     """Open state and log, and put a gateway together on the running loop.
 
     `worker` numbers the processes of one gateway from 1; each writes a log of its own. Raises
-    ConfigError for what cannot be right, Unavailable or OSError where the state cannot be opened.
+    ConfigError for what cannot be right, Unavailable where the state cannot be opened.
     """
     state = config.state_dir
-    os.makedirs(state, mode=0o700, exist_ok=True)
-    keyring = KeyRing(state, log_name=_note_name(config.public_url))
-    private, name = keyring.checkpoint_key()
-    engine = open_database(state / "agentgw.db")
-    signer = note_signer(name, private)
-    _publish_vkey(state / "keys" / "checkpoints.vkey", str(signer.key))
+    try:
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        keyring = KeyRing(state, log_name=_note_name(config.public_url))
+        private, name = keyring.checkpoint_key()
+        engine = open_database(state / "agentgw.db")
+        signer = note_signer(name, private)
+        _publish_vkey(state / "keys" / "checkpoints.vkey", str(signer.key))
+    except (OSError, SQLAlchemyError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
+        raise Unavailable(f"the state directory {state} cannot be used: {reason}") from error
     audit = await FileLog.start(state / "log", f"gw-{worker}", signer)
     try:
         return App(config, audit, keyring, engine)
@@ -305,9 +323,3 @@ def _publish_vkey(path: Path, vkey: str) -> None:
 def _note_name(public_url: str) -> str:
     """A signed note's key name has neither spaces nor plus signs (C2SP signed-note)."""
     return public_url.partition("://")[2].replace("+", "_")
-
-
-def _needs_restart(before: Config, after: Config) -> list[str]:
-    """The settings that differ and that a running process cannot change."""
-    fields = ("public_url", "listen", "tls", "state_dir", "workers", "trusted_proxies")
-    return [field for field in fields if getattr(before, field) != getattr(after, field)]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 
 from agentgw.config.model import Config
 from agentgw.config.servers import Server as ServerConfig
+from agentgw.errors import UpstreamFailed
 from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Server
 from agentgw.gateway.switchboard import IDENTITY
-from agentgw.upstream.catalogue import Catalogue, Pins
+from agentgw.upstream.catalogue import Catalogue, NoteApproval, Pins
 from agentgw.upstream.http import HttpOrigin
 from agentgw.upstream.link import Authorise, Link
 from agentgw.upstream.process import ProcessLink
@@ -21,72 +23,127 @@ from agentgw.upstream.streamable import StreamableHttp
 OWN_TIMEOUT = 15.0
 """Seconds at most for what we ask on our own account: eras, sessions, lists."""
 
+LINGER_SECONDS = 5.0
+"""How long a call that was let in may wait for its record before its link is seen in use."""
+
+LOOK_SECONDS = 0.1
+
 
 class Upstreams:
     """All tool servers of a configuration. `gateway` gives the story, once there is one."""
 
-    def __init__(self, pins: Pins, gateway: Callable[[], Gateway]) -> None:
+    def __init__(
+        self, pins: Pins, gateway: Callable[[], Gateway], note_approval: NoteApproval
+    ) -> None:
         self._pins = pins
         self._gateway = gateway
-        self._configured: dict[str, ServerConfig] = {}
+        self._note_approval = note_approval
+        self._config: Config | None = None
         self._servers: dict[str, Server] = {}
+        self._leaving: dict[asyncio.Task[None], Server] = {}
 
     def arrange(self, config: Config) -> Mapping[str, Server]:
         """The servers of `config`; those that are as before keep their connections and processes."""
-        limits = config.limits
         arranged = {}
         for name, wanted in config.servers.items():
             before = self._servers.get(name)
-            if before is not None and self._configured[name] == wanted:
-                arranged[name] = before
-                continue
-            link = _link(name, wanted, limits.answer)
-            authorise = self._authorise(name)
-            timeout = min(wanted.timeout, OWN_TIMEOUT)
-            catalogue = Catalogue(
-                link,
-                authorise,
-                self._pins,
-                first_use=wanted.trust == "first-use",
-                client=IDENTITY,
-                timeout=timeout,
-                max_tools=limits.tools_per_server,
-                max_pages=limits.list_pages,
-                max_answer=limits.answer,
-                clock=time.monotonic,
-            )
-            if isinstance(link, ProcessLink):
-                link.on_list_changed = catalogue.expire
+            link = catalogue = None
+            if before is not None and self._config is not None:
+                known = self._config.servers[name]
+                if _link_of(config, wanted) == _link_of(self._config, known):
+                    link = before.link
+                    if _list_of(config, wanted) == _list_of(self._config, known):
+                        catalogue = before.catalogue
+            if link is None:
+                link = _link(name, wanted, config.limits.answer)
+            if catalogue is None:
+                catalogue = self._catalogue(name, config, wanted, link)
             arranged[name] = _server(config, name, wanted, link, catalogue)
         return arranged
 
-    def replace(self, config: Config, arranged: Mapping[str, Server]) -> list[Server]:
-        """Make `arranged` the servers in use; those no longer used come back, to be closed."""
-        kept = {id(server) for server in arranged.values()}
-        gone = [server for server in self._servers.values() if id(server) not in kept]
+    def replace(self, config: Config, arranged: Mapping[str, Server]) -> None:
+        """Make `arranged` the servers in use; links no longer used end once their calls have."""
+        before = self._servers
         self._servers = dict(arranged)
-        self._configured = dict(config.servers)
-        return gone
+        self._config = config
+        for name, server in self._servers.items():
+            if isinstance(server.link, ProcessLink):
+                server.link.on_list_changed = server.catalogue.expire
+            old = before.pop(name, None)
+            if old is not None and old.link is not server.link:
+                self._see_off(old)
+        for old in before.values():
+            self._see_off(old)
 
-    def _authorise(self, name: str) -> Authorise:
-        async def authorise(method: str, params: Mapping[str, object]) -> bytes | None:
-            gateway = self._gateway()
-            return await gateway.authorise_own(lambda: self._servers[name])(method, params)
-
-        return authorise
+    def expire(self) -> None:
+        """Ask every server for its tools again at the next look."""
+        for server in self._servers.values():
+            server.catalogue.expire()
 
     async def close(self) -> None:
         """Close every link."""
-        await close_all(list(self._servers.values()))
+        leaving = dict(self._leaving)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        await asyncio.gather(
+            *(_close(server) for server in (*self._servers.values(), *leaving.values()))
+        )
+
+    def _see_off(self, server: Server) -> None:
+        task = asyncio.get_running_loop().create_task(_close_when_idle(server))
+        self._leaving[task] = server
+        task.add_done_callback(lambda done: self._leaving.pop(done, None))
+
+    def _catalogue(self, name: str, config: Config, wanted: ServerConfig, link: Link) -> Catalogue:
+        return Catalogue(
+            link,
+            self._authorise(name),
+            self._pins,
+            self._note_approval,
+            first_use=wanted.trust == "first-use",
+            client=IDENTITY,
+            timeout=min(wanted.timeout, OWN_TIMEOUT),
+            max_tools=config.limits.tools_per_server,
+            max_pages=config.limits.list_pages,
+            max_answer=config.limits.answer,
+            clock=time.monotonic,
+        )
+
+    def _authorise(self, name: str) -> Authorise:
+        async def authorise(method: str, params: Mapping[str, object]) -> bytes | None:
+            server = self._servers.get(name)
+            if server is None:
+                raise UpstreamFailed("it was taken out of the configuration")
+            return await self._gateway().authorise_own(lambda: server)(method, params)
+
+        return authorise
 
 
-async def close_all(servers: list[Server]) -> None:
-    """Close the links of these servers, whatever any of them says to it."""
-    await asyncio.gather(
-        *(server.catalogue.close() for server in servers),
-        *(server.link.close() for server in servers),
-        return_exceptions=True,
-    )
+async def _close_when_idle(server: Server) -> None:
+    await asyncio.sleep(LINGER_SECONDS)
+    for _ in range(math.ceil(server.timeout / LOOK_SECONDS)):
+        if not server.link.retire():
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    await _close(server)
+
+
+async def _close(server: Server) -> None:
+    """Close the link of a server, whatever it says to that."""
+    await asyncio.gather(server.catalogue.close(), server.link.close(), return_exceptions=True)
+
+
+def _link_of(config: Config, server: ServerConfig) -> tuple[object, ...]:
+    """What a link is made from: while this stays the same, so does the link."""
+    command = (server.command, server.args, server.env, server.cwd)
+    return (*command, server.url, server.auth.headers, server.era, config.limits.answer)
+
+
+def _list_of(config: Config, server: ServerConfig) -> tuple[object, ...]:
+    """What the list of a server's tools depends on, besides its link."""
+    limits = config.limits
+    return server.trust, server.audience, limits.tools_per_server, limits.list_pages
 
 
 def _server(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+__all__ = ["AuditLog"]
+
 
 class AuditLog(Protocol):
     """One append-only log. Records are those of `agentgw.core.record`, written in the order given."""

@@ -135,7 +135,9 @@ class FileLog:
         if not self._closing:
             self._closing = True
             self._refusal = self._refusal or CLOSED
-            if self._batch is None:
+            if self._batch is None and self._queue and self._refusal == CLOSED:
+                self._hand_over()
+            elif self._batch is None:
                 self._thread.send(None)
         await asyncio.shield(self._ended)
 
@@ -251,6 +253,7 @@ class _WriterThread:
         self._retry_seconds = retry_seconds
         self._jobs: SimpleQueue[list[bytes] | None] = SimpleQueue()
         self._poisoned: str | None = None
+        self._last_error = ""
         self._due: float | None = None
         self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
         self.send = self._jobs.put
@@ -333,8 +336,11 @@ class _WriterThread:
         try:
             self._writer.recover(f"the log could not be written: {self._poisoned}")
         except (OSError, AgentgwError) as error:
-            logger.debug("the audit log still cannot be written: %s", error)
+            if str(error) != self._last_error:
+                logger.warning("the audit log still cannot be written: %s", error)
+            self._last_error = str(error)
             return
+        self._last_error = ""
         self._poisoned = None
         self._report("recovered")
 

@@ -74,30 +74,43 @@ def read_records(root: Path, wanted: Filter | None = None) -> Iterator[Record]:
     """
     matcher = Matcher(wanted or Filter())
     streams = [_records(log) for log in find_logs(root)]
-    for record in heapq.merge(*streams, key=lambda record: str(record.get("time", ""))):
+    for record in heapq.merge(*streams, key=_time):
         if matcher.matches(record):
             yield record
 
 
-def follow_records(root: Path, wanted: Filter | None, wait: Callable[[], None]) -> Iterator[Record]:
-    """New records as they are written, for ever; `wait` is called while there are none."""
+def follow_records(
+    root: Path, wanted: Filter | None, wait: Callable[[], None], last: int = 0
+) -> Iterator[Record]:
+    """The `last` records so far, then new ones as they are written, for ever.
+
+    `wait` is called while there are none. Raises OSError.
+    """
     matcher = Matcher(wanted or Filter())
-    read: dict[Path, int] = {path: path.stat().st_size for path in _segments(root)}
+    read: dict[Path, int] = {}
+    found = _new_records(root, read, matcher)
+    yield from found[max(0, len(found) - last) :]
     while True:
-        found = False
-        for path in _segments(root):
-            with path.open("rb") as file:
-                file.seek(read.get(path, 0))
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    read[path] = read.get(path, 0) + len(line)
-                    record = _record(line)
-                    if record is not None and matcher.matches(record):
-                        found = True
-                        yield record
+        found = _new_records(root, read, matcher)
+        yield from found
         if not found:
             wait()
+
+
+def _new_records(root: Path, read: dict[Path, int], matcher: Matcher) -> list[Record]:
+    """What was written behind the offsets in `read`, which move on; by time."""
+    found = []
+    for path in _segments(root):
+        with path.open("rb") as file:
+            file.seek(read.setdefault(path, 0))
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                read[path] += len(line)
+                record = _record(line)
+                if record is not None and matcher.matches(record):
+                    found.append(record)
+    return sorted(found, key=_time)
 
 
 def _segments(root: Path) -> list[Path]:
@@ -117,6 +130,10 @@ def _record(line: bytes) -> Record | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def _time(record: Record) -> str:
+    return str(record.get("time", ""))
 
 
 def _users(record: Record) -> tuple[str, ...]:

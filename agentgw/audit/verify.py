@@ -123,9 +123,7 @@ def _verify_all(
     if not directory.is_dir():
         raise _Bad(directory.name, 0, "there is no such log")
     logs = find_logs(directory)
-    if not logs:
-        raise _Bad(directory.resolve().name, 0, "there is no log here")
-    alone = logs[0].path == directory.resolve()
+    alone = [log.path for log in logs] == [directory.resolve()]
     listed = None if alone else _manifest(directory / "manifest", keys)
     kept = _held(held, keys)
     checks = [_LogCheck(log, keys, alone, tally) for log in logs]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from agentgw import __version__
-from agentgw.cli import config, demo, keys, serve
+from agentgw.cli import config, demo, keys, serve, server
 from agentgw.errors import AgentgwError, ConfigError
 
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 3, 130
@@ -47,6 +47,7 @@ app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
+app.add_typer(server.app, name="server")
 if find_spec("agentgw.cli.audit"):
     app.add_typer(import_module("agentgw.cli.audit").app, name="audit")
 if find_spec("agentgw.cli.why"):

@@ -61,10 +61,11 @@ def tail(
 
     root = log_root(state_dir)
     wanted = Filter(user=user, agent=agent, server=server, tool=tool, decision=decision)
-    for record in deque(read_records(root, wanted), max(0, lines)):
-        _print(record, as_json)
     if follow:
-        for record in follow_records(root, wanted, lambda: time.sleep(POLL_SECONDS)):
+        for record in follow_records(root, wanted, lambda: time.sleep(POLL_SECONDS), lines):
+            _print(record, as_json)
+    else:
+        for record in deque(read_records(root, wanted), max(0, lines)):
             _print(record, as_json)
 
 
@@ -96,7 +97,8 @@ def show(
 ) -> None:
     """Show the records of one event, whole."""
     for record in find_event(event_id, state_dir):
-        typer.echo(_line(record) if as_json else json.dumps(record, ensure_ascii=False, indent=2))
+        whole = json.dumps(record, ensure_ascii=False, indent=2)
+        typer.echo(_line(record) if as_json else printable(whole))
 
 
 @app.command()
@@ -171,11 +173,16 @@ def _summary(record: dict[str, Any]) -> str:
     what = "/".join(str(part) for part in (record.get("server"), record.get("name")) if part)
     how = record.get("decision") or record.get("outcome") or record.get("reason") or ""
     why = f"({record['reason']})" if record.get("decision") and record.get("reason") else ""
-    ms = f"{record['ms']} ms" if record.get("phase") == "outcome" else ""
+    ms = f"{record['ms']} ms" if "ms" in record else ""
     parts = (
         record.get("time"), record.get("event_id"), record.get("phase"), how, why, ms,
         record.get("method"), what, who,
     )  # fmt: skip
-    # What others named must not move the cursor or colour the screen.
-    text = "  ".join(str(part) for part in parts if part)
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return printable("  ".join(str(part) for part in parts if part))
+
+
+def printable(text: str) -> str:
+    """`text` in which nothing others chose can move the cursor or colour the screen."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )

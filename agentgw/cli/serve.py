@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from agentgw.cli.options import ConfigOption, StateDirOption, absolute, load_config
-from agentgw.errors import AgentgwError
 
 
 def serve(
@@ -30,10 +29,6 @@ def serve(
         "insecure": insecure or None,
         "state_dir": absolute(state_dir),
     }
-    loaded = load_config(config, flags)
     from agentgw import app
 
-    try:
-        app.serve(lambda: load_config(config, flags))
-    except OSError as error:
-        raise AgentgwError(f"cannot serve on {loaded.listen}: {error.strerror or error}") from error
+    raise typer.Exit(app.serve(lambda: load_config(config, flags)))

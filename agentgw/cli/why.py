@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agentgw.cli.audit import find_event
+from agentgw.cli.audit import find_event, printable
 from agentgw.cli.options import ConfigOption, JsonOption, StateDirOption, absolute, load_config
 from agentgw.errors import AgentgwError, ConfigError
 
@@ -43,7 +43,7 @@ def why(
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     for line in _explain(decision, outcome, rule, texts):
-        typer.echo("".join(char if char.isprintable() else "?" for char in line))
+        typer.echo(printable(line))
 
 
 def _rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentgw.core.canonical import canonical_json, digest
@@ -28,13 +28,16 @@ _NAMED_BY = {
 }
 
 
-def params_digest(aud: str, method: str, params: Any) -> str:
+def params_digest(
+    aud: str, method: str, params: Any, canonical: Callable[[Any], bytes] = canonical_json
+) -> str:
     """The digest of what is sent upstream: RFC 8785 of `{aud, method, params without _meta}`.
 
-    Absent params (None) count as `{}`. Raises NotCanonical for what RFC 8785 cannot express.
+    Absent params (None) count as `{}`. `canonical` may be a faster writer of the very same bytes.
+    Raises NotCanonical for what RFC 8785 cannot express.
     """
     bare = {} if params is None else _without_meta(params)
-    return digest(canonical_json({"aud": aud, "method": method, "params": bare}))
+    return digest(canonical({"aud": aud, "method": method, "params": bare}))
 
 
 def tool_digest(definition: Mapping[str, Any]) -> str:

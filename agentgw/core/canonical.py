@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import json
 from typing import Any
 
 MAX_SAFE_INTEGER = 2**53 - 1
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class NotCanonical(ValueError):
@@ -16,7 +18,8 @@ class NotCanonical(ValueError):
 
 def b64url(data: bytes) -> str:
     """Unpadded base64url (RFC 7515 section 2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    encoded = binascii.b2a_base64(data, newline=False).translate(_URL_SAFE)
+    return encoded.rstrip(b"=").decode("ascii")
 
 
 def digest(data: bytes) -> str:

@@ -20,7 +20,7 @@ ED25519 = b"\x01"
 _KEY_SIZE = 32
 _SIGNATURE_SIZE = 64
 _DASH = "\N{EM DASH} "
-_NOTE = re.compile(r"(.+\n)\n((?:\u2014 [^\s+]+ \S{7,}\n)+)", re.DOTALL)
+_NOTE = re.compile(r"(.+\n)\n((?:\u2014 [^\s+]+ [A-Za-z0-9+/]{8}\S*\n)+)", re.DOTALL)
 _KEY_NAME = re.compile(r"[^\s+]+")
 _MANIFEST_HEAD = "agentgw log manifest"
 

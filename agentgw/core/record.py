@@ -39,38 +39,26 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def commit(key: bytes, digest_string: str) -> str:
+def commit(key: bytes | hmac.HMAC, digest_string: str) -> str:
     """`hmac-sha-256:` + base64url of HMAC-SHA-256 under the subject's key over a digest's ASCII text.
 
+    `key` is the key or an HMAC-SHA-256 state already keyed with it, which is left as it is.
     Deleting the key erases what could be guessed from the commit; every proof stays valid.
     """
-    return "hmac-sha-256:" + b64url(hmac.digest(key, digest_string.encode("ascii"), "sha256"))
+    state = hmac.new(key, digestmod="sha256") if isinstance(key, bytes) else key.copy()
+    state.update(digest_string.encode("ascii"))
+    return "hmac-sha-256:" + b64url(state.digest())
 
 
 def decision_record(
     *,
-    id: str,
-    event_id: str,
-    now: float,
-    txn: str | None,
-    trace: str | None,
-    caller: Caller,
-    client: str | None,
-    source: str | None,
-    server: str | None,
-    method: str,
-    name: str | None,
-    tool_digest: str | None,
-    params_commit: str | None,
-    issued: Mapping[str, Any] | None,
-    decision: Verdict,
-    reason: str | None,
-    rule: str,
-    policy_version: str,
-    era: str | None,
-    chain_assurance: Assurance,
-    approval: str | None = None,
-) -> dict[str, object]:
+    id: str, event_id: str, now: float, txn: str | None, trace: str | None,
+    caller: Caller, client: str | None, source: str | None,
+    server: str | None, method: str, name: str | None,
+    tool_digest: str | None, params_commit: str | None, issued: Mapping[str, Any] | None,
+    decision: Verdict, reason: str | None, rule: str, policy_version: str,
+    era: str | None, chain_assurance: Assurance, approval: str | None = None,
+) -> dict[str, object]:  # fmt: skip
     """What was decided about one authenticated request, written before anything is sent.
 
     `now` is Unix seconds, `issued` is `{jti, aud, scope, exp}` or None, `client` is the caller's own
@@ -113,29 +101,16 @@ def decision_record(
 
 def event_record(
     *,
-    id: str,
-    event_id: str,
-    now: float,
-    method: str,
-    txn: str | None = None,
-    trace: str | None = None,
-    subject: Subject | None = None,
-    chain: tuple[Hop, ...] = (),
-    presenter: str | None = None,
-    client: str | None = None,
-    source: str | None = None,
-    server: str | None = None,
-    name: str | None = None,
-    inbound: Inbound | None = None,
-    issued: Mapping[str, Any] | None = None,
-    decision: Verdict = "allow",
-    reason: str | None = None,
-    rule: str = "-",
-    policy_version: str | None = None,
-    approval: str | None = None,
-    chain_assurance: Assurance = "token",
-    detail: Mapping[str, Any] | None = None,
-) -> dict[str, object]:
+    id: str, event_id: str, now: float, method: str,
+    txn: str | None = None, trace: str | None = None,
+    subject: Subject | None = None, chain: tuple[Hop, ...] = (), presenter: str | None = None,
+    client: str | None = None, source: str | None = None,
+    server: str | None = None, name: str | None = None,
+    inbound: Inbound | None = None, issued: Mapping[str, Any] | None = None,
+    decision: Verdict = "allow", reason: str | None = None, rule: str = "-",
+    policy_version: str | None = None, approval: str | None = None,
+    chain_assurance: Assurance = "token", detail: Mapping[str, Any] | None = None,
+) -> dict[str, object]:  # fmt: skip
     """A decision that sends nothing upstream: `oauth/token`, an admin change, a session, a stream.
 
     `method` names it. `detail` holds what only this kind of event has, and never a token or secret.

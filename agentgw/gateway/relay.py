@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -29,17 +30,31 @@ _LIST_CHANGED = "notifications/tools/list_changed"
 async def check_response(body: bytes, request_id: RequestId | None) -> dict[str, Any]:
     """Parse a whole answer. Raises UpstreamFailed unless it is the response to that very request."""
     try:
-        parse = orjson.loads
-        document = parse(body) if len(body) < _LARGE else await asyncio.to_thread(parse, body)
-    except ValueError:
+        document = _parse(body) if len(body) < _LARGE else await asyncio.to_thread(_parse, body)
+    except (ValueError, RecursionError):
         raise UpstreamFailed("it sent something that is not JSON") from None
     if (
         not isinstance(document, dict)
         or document.get("id") != request_id
+        or type(document["id"]) is not type(request_id)
         or ("result" in document) == ("error" in document)
     ):
         raise UpstreamFailed("it answered with something that is no response to this request")
     return document
+
+
+def _parse(body: bytes) -> Any:
+    """JSON, lone surrogates included, which the fast parser refuses."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        if b"\\u" not in body:
+            raise
+        return json.loads(body, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def is_error(document: dict[str, Any]) -> bool:
@@ -74,8 +89,8 @@ class Watch:
 
     def _see(self, data: bytes) -> None:
         try:
-            document = orjson.loads(data)
-        except ValueError:
+            document = _parse(data)
+        except (ValueError, RecursionError):
             raise UpstreamFailed("it sent an event that is not JSON") from None
         if not isinstance(document, dict):
             raise UpstreamFailed("it sent an event that is no JSON-RPC message")
@@ -111,7 +126,7 @@ async def relay_stream(
     watch = Watch(request_id, max_answer, server.catalogue.expire)
     lasts = incoming.caller.exp - clock() if open_ended else server.timeout
     ends = asyncio.get_running_loop().time() + lasts
-    own = streams.enter(incoming.caller)
+    own = streams.enter(incoming.caller, open_ended)
     failure: str | None = None
     assert reply.stream is not None
     try:
@@ -128,7 +143,10 @@ async def relay_stream(
         failure = None if open_ended else f"no answer within {server.timeout:g} s"
     except UpstreamFailed as error:
         failure = error.reason
-    except (asyncio.CancelledError, GeneratorExit):
+    except GeneratorExit:
+        failure = "cancelled" if own.cut is None else own.cut.reason
+        raise
+    except asyncio.CancelledError:
         failure = "cancelled" if own.cut is None else own.cut.reason
         if own.cut is None:
             raise
@@ -136,8 +154,10 @@ async def relay_stream(
     finally:
         streams.leave(own)
         reply.abort()
+        if isinstance(reply.stream, AsyncGenerator):
+            await reply.stream.aclose()
         _record(journal, entry, watch, failure)
-    if failure is not None and message.kind == "request":
+    if failure is not None and request_id is not None:
         yield refused(own.cut or refusal.upstream_failed(server.name, failure))
 
 

@@ -12,10 +12,14 @@ from agentgw.core.refusal import Refusal
 
 @dataclass(slots=True, eq=False)
 class OpenStream:
-    """One stream under way and the task that feeds it. `cut` is why it must end, once it must."""
+    """One stream under way and the task that feeds it. `cut` is why it must end, once it must.
+
+    An `open_ended` one is no call's answer and ends only when somebody ends it.
+    """
 
     caller: Caller
     task: asyncio.Task[object]
+    open_ended: bool
     cut: Refusal | None = None
 
 
@@ -26,19 +30,22 @@ class OpenStreams:
         self._per_agent = per_agent
         self._streams: set[OpenStream] = set()
         self._counts: dict[str, int] = {}
+        self._ended: Refusal | None = None
 
     def has_room(self, caller: Caller) -> bool:
         """Whether the caller's agent may hold one more."""
         return self._counts.get(_agent(caller), 0) < self._per_agent
 
-    def enter(self, caller: Caller) -> OpenStream:
+    def enter(self, caller: Caller, open_ended: bool) -> OpenStream:
         """Count the current task as feeding a stream of `caller`."""
         task = asyncio.current_task()
         assert task is not None
-        stream = OpenStream(caller, task)
+        stream = OpenStream(caller, task, open_ended)
         self._streams.add(stream)
         agent = _agent(caller)
         self._counts[agent] = self._counts.get(agent, 0) + 1
+        if open_ended and self._ended is not None:
+            _cut(stream, self._ended)
         return stream
 
     def leave(self, stream: OpenStream) -> None:
@@ -58,10 +65,21 @@ class OpenStreams:
         for stream in list(self._streams):
             reason = refuse(stream.caller)
             if reason is not None and stream.cut is None:
-                stream.cut = reason
-                stream.task.cancel()
+                _cut(stream, reason)
                 ended += 1
         return ended
+
+    def end(self, reason: Refusal) -> None:
+        """End every open-ended stream, now and from now on: calls must not wait for them to drain."""
+        self._ended = reason
+        for stream in list(self._streams):
+            if stream.open_ended and stream.cut is None:
+                _cut(stream, reason)
+
+
+def _cut(stream: OpenStream, reason: Refusal) -> None:
+    stream.cut = reason
+    stream.task.cancel()
 
 
 def _agent(caller: Caller) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentgw import __version__
+from agentgw.core import refusal
 from agentgw.core.catalog import Listing, Tool
 from agentgw.core.grants import AccessRequest, Kind
 from agentgw.core.target import FILTERED_LISTS
@@ -15,6 +16,7 @@ from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Answer, Incoming, NewSession, Server
 from agentgw.gateway.journal import Entry
 from agentgw.gateway.problems import protocol_error, result, unavailable
+from agentgw.gateway.problems import refusal as refused
 from agentgw.mcp import bridge, handshake
 from agentgw.mcp.message import INVALID_PARAMS, METHOD_NOT_FOUND, encode
 from agentgw.upstream.catalogue import final_document
@@ -126,15 +128,18 @@ class Switchboard:
             return unavailable(incoming, here.docs)
         if not self._gateway.knows_agents_of(incoming.caller):
             servers = []
-        await _warm_up(servers)
+        if server is not None and servers:
+            try:
+                await server.catalogue.listing()
+            except UpstreamFailed as error:
+                return refused(
+                    incoming, refusal.upstream_failed(server.name, error.reason), here.docs
+                )
+        await asyncio.gather(*(each.catalogue.first_look(_PATIENCE) for each in servers))
         tools: list[dict[str, Any]] = []
         for each in servers:
-            try:
-                listing = await each.catalogue.listing() if each.catalogue.ready else None
-            except UpstreamFailed:
-                listing = None
-            if listing is not None:
-                tools += self._visible(incoming, each, listing)
+            if each.catalogue.ready:
+                tools += self._visible(incoming, each, await each.catalogue.listing())
         value: dict[str, Any] = {"tools": tools}
         if _modern(incoming):
             value = bridge.to_modern_result("tools/list", value, IDENTITY, LIST_TTL_MS)
@@ -170,13 +175,15 @@ class Switchboard:
         reply = Reply(200, complete=None if answer.stream else answer.body, stream=answer.stream)
         try:
             document = await final_document(reply, limit)
-        except UpstreamFailed:
-            return protocol_error(incoming, -32603, "the server's list could not be read")
-        items = document.get("result", {}).get(member)
-        if isinstance(items, list):
-            document["result"][member] = [
+        except UpstreamFailed as error:
+            why = refusal.upstream_failed(server.name, error.reason)
+            return refused(incoming, why, self._gateway.here.docs)
+        listed = document.get("result")
+        items = listed.get(member) if isinstance(listed, dict) else None
+        if isinstance(listed, dict) and items is not None:
+            listed[member] = [
                 item
-                for item in items
+                for item in (items if isinstance(items, list) else ())
                 if isinstance(item, dict)
                 and isinstance(item.get(key), str)
                 and self._may(incoming, server, kind, item[key])
@@ -205,8 +212,9 @@ class Switchboard:
         if server is None:
             return None
         try:
-            return await server.link.info(self._gateway.authorise_own(lambda: server))
-        except (UpstreamFailed, Unavailable):
+            async with asyncio.timeout(server.timeout):
+                return await server.link.info(self._gateway.authorise_own(lambda: server))
+        except (UpstreamFailed, Unavailable, TimeoutError):
             return None
 
     def _server(self, incoming: Incoming) -> Server | None:
@@ -215,22 +223,6 @@ class Switchboard:
     def _speaks_http(self, incoming: Incoming) -> bool:
         server = self._server(incoming)
         return server is not None and server.link.relays_sessions
-
-
-async def _warm_up(servers: list[Server]) -> None:
-    """Give servers whose tools are unknown a moment to tell; the slow ones are listed next time."""
-    cold = [
-        asyncio.ensure_future(each.catalogue.listing())
-        for each in servers
-        if not each.catalogue.ready
-    ]
-    if not cold:
-        return
-    done, pending = await asyncio.wait(cold, timeout=_PATIENCE)
-    for task in pending:
-        task.cancel()
-    for task in done:
-        task.exception()
 
 
 def _exposed(tool: Tool) -> dict[str, Any]:

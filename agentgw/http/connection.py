@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 MAX_TARGET = 8192
 
@@ -22,9 +26,13 @@ class LimitedConnection(HttpToolsProtocol):
     header_deadline = 10.0
 
     _head_bytes = 0
+    _value_bytes = 0
     _head_done = False
+    _message_done = False
+    _between = True
     _problem: tuple[int, str] | None = None
     _timer: asyncio.TimerHandle | None = None
+    _active: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -33,27 +41,36 @@ class LimitedConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
-        if self.cycle is not None and not self.cycle.response_complete:
-            task: Any = self.cycle.scope.get("agentgw.task")
+        cycle = self._active
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            task: Any = cycle.scope.get("agentgw.task")
             if task is not None:
                 task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        self._message_done = False
         super().data_received(data)
-        if self._head_done or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._head_bytes += len(data)
-        if self._head_bytes > self.max_header_bytes + MAX_TARGET:
-            self._problem = (431, "Request header fields too large.")
-            self.send_400_response("")
-        elif self._timer is None:
-            self._arm()
+        if self._between:
+            # Empty lines between requests start nothing, so the wait for the next one goes on.
+            if self._active is None or self._active.response_complete:
+                self._arm()
+        elif not self._head_done:
+            # What came in one read with the end of another request counts from the next read on.
+            self._head_bytes += 0 if self._message_done else len(data)
+            if self._head_bytes > self.max_header_bytes + MAX_TARGET:
+                self._problem = (431, "Request header fields too large.")
+                self.send_400_response("")
+            else:
+                self._arm()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_done = False
-        self._head_bytes = 0
-        self._value_bytes = 0
+        self._between = self._head_done = False
+        self._head_bytes = self._value_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -64,15 +81,49 @@ class LimitedConnection(HttpToolsProtocol):
         self._value_bytes += len(name) + len(value) + 4
         if self._value_bytes > self.max_header_bytes or len(self.headers) >= self.max_headers:
             self._fail(431, "Request header fields too large.")
-        super().on_header(name, value)
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            self._fail(400, "Transfer-Encoding must be chunked.")
+        if not self._head_done:  # trailers are no headers (RFC 9110 section 6.5.1)
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if not self.url.startswith(b"/") and self.url != b"*":
+            self._fail(400, "The request target must be a path.")
+        if self.parser.should_upgrade():
+            self._fail(400, "There is no other protocol to upgrade to.")
+        if self.parser.get_http_version() != "1.1" and _names(self.headers, b"transfer-encoding"):
+            self._fail(400, "Transfer-Encoding is not part of this HTTP version.")
         self._head_done = True
         self._disarm()
         super().on_headers_complete()
         self.cycle.scope["agentgw.cycle"] = self.cycle  # type: ignore[typeddict-unknown-key]
 
+    def on_message_complete(self) -> None:
+        self._message_done = self._between = True
+        self._disarm()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        unread = not self._between and self._head_done and self.cycle.response_complete
+        if unread and not self.transport.is_closing():
+            # Answered before the body was in: what is left of it must come soon, or never.
+            self._unset_keepalive_if_required()
+            self._arm()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
     def send_400_response(self, msg: str) -> None:
+        cycle = self._active
+        if cycle is not None and not cycle.response_complete:
+            own = cycle is self.cycle and cycle.more_body and not cycle.response_started
+            cycle.disconnected = True
+            if not own:
+                # The client would take it for the answer to the request that is still under way.
+                self.transport.close()
+                return
         if self._problem is None:
             super().send_400_response(msg)
             return
@@ -91,7 +142,8 @@ class LimitedConnection(HttpToolsProtocol):
         raise ValueError(text)
 
     def _arm(self) -> None:
-        self._timer = self.loop.call_later(self.header_deadline, self._too_slow)
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.header_deadline, self._too_slow)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -102,6 +154,10 @@ class LimitedConnection(HttpToolsProtocol):
         self._timer = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def _names(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bool:
+    return any(name == wanted for name, _ in headers)
 
 
 def limited(
@@ -119,6 +175,14 @@ def limited(
     )
 
 
+def body_at_once(scope: Any) -> bytes | None:
+    """The whole request body where it has already arrived, else None: then it must be awaited."""
+    cycle = scope.get("agentgw.cycle")
+    if cycle is None or cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue:
+        return None
+    return bytes(cycle.body)
+
+
 def respond_at_once(scope: Any, status: int, lines: bytes, body: bytes) -> bool:
     """Write a whole response in one go; False where this connection offers no such way.
 
@@ -132,7 +196,7 @@ def respond_at_once(scope: Any, status: int, lines: bytes, body: bytes) -> bool:
     cycle.response_started = True
     end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
     head = STATUS_LINE[status] + lines + b"content-length: %d\r\n" % len(body) + end
-    cycle.transport.write(head + body)
+    cycle.transport.write(head if scope["method"] == "HEAD" else head + body)
     cycle.response_complete = True
     cycle.message_event.set()
     if not cycle.keep_alive:

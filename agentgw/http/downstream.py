@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from agentgw.gateway.incoming import (
 )
 from agentgw.gateway.problems import error_body
 from agentgw.gateway.switchboard import Switchboard
-from agentgw.http.connection import respond_at_once
+from agentgw.http.connection import body_at_once, respond_at_once
 from agentgw.http.request import (
     Receive,
     RefusedRequest,
@@ -35,6 +35,7 @@ from agentgw.http.request import (
     headers_of,
     read_body,
     text,
+    too_large,
 )
 from agentgw.http.sessions import SessionSeal
 from agentgw.mcp import handshake, modern
@@ -44,6 +45,9 @@ _LARGE = 256 * 1024
 """Bytes from which a body is parsed in a thread, so that no other call waits over 5 ms for it."""
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+"""RFC 6749 section 3.3: what else a token calls a scope could not stand in a header."""
+
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _log = logging.getLogger("agentgw.http")
 
@@ -102,6 +106,7 @@ class Downstream:
         task = asyncio.current_task()
         scope["agentgw.task"] = task
         event_id: str | None = None
+        caller: Caller | None = None
         try:
             headers = headers_of(scope)
             caller = await self._caller(door, scope, headers, server)
@@ -117,11 +122,16 @@ class Downstream:
             self._unauthenticated(_source(scope))
             await self._challenge(scope, send, door, server, headers, error)
         except MalformedMessage as error:
-            body = error_body(None, error.code, str(error), error.data)
+            body = error_body(error.request_id, error.code, str(error), error.data)
+            await self._note(scope, caller, event_id, error.status, error.code)
             await _respond(scope, send, error.status, JSON, body, event_id)
         except RefusedRequest as error:
             body = error.text.encode("utf-8", "replace") + b"\n"
-            await _respond(scope, send, error.status, b"text/plain; charset=utf-8", body, event_id)
+            extra = b"allow: POST\r\n" if error.status == 405 else b""
+            await self._note(scope, caller, event_id, error.status)
+            await _respond(
+                scope, send, error.status, b"text/plain; charset=utf-8", body, event_id, extra
+            )
         except Unavailable as error:
             _log.error("refused a request: %s", error)
             await _respond(scope, send, 503, JSON, error_body(None, 46004, "unavailable"), event_id)
@@ -134,6 +144,30 @@ class Downstream:
             if task is not None:
                 task.uncancel()
             await _respond(scope, send, 200, EVENT_STREAM, b"", event_id)
+
+    async def _note(
+        self,
+        scope: Scope,
+        caller: Caller | None,
+        event_id: str | None,
+        status: int,
+        code: int | None = None,
+    ) -> None:
+        """Record a refusal of an authenticated caller that no story came to tell."""
+        if caller is None or event_id is None:
+            return
+        try:
+            await self._gateway.here.journal.note(
+                "mcp/refused",
+                event_id=event_id,
+                caller=caller,
+                server=scope["agentgw.server"],
+                source=_source(scope),
+                detail={"status": status} if code is None else {"status": status, "code": code},
+                reason="bad_request",
+            )
+        except Unavailable as error:
+            _log.error("a refusal went unrecorded: %s", error)
 
     async def _caller(
         self, door: Door, scope: Scope, headers: dict[bytes, bytes], server: str | None
@@ -168,22 +202,20 @@ class Downstream:
             message = Message("request", None, method, {}, {"method": method})
         else:
             check_body_headers(headers, door.body_limit)
-            body = await read_body(receive, door.body_limit, door.body_deadline)
+            body = body_at_once(scope)
+            if body is None:
+                body = await read_body(receive, door.body_limit, door.body_deadline)
+            elif len(body) > door.body_limit:
+                raise too_large(door.body_limit)
             if len(body) < _LARGE:
                 message = parse_message(body, door.json_depth)
             else:
                 message = await asyncio.to_thread(parse_message, body, door.json_depth)
-        session = None
-        if is_handshake:
-            sealed = text(headers, b"mcp-session-id")
-            if sealed is not None and message.method != "initialize":
-                session = self._open_session(sealed, caller, server)
-        elif message.kind == "request" and version is not None:
-            modern.check_request(
-                message, version, text(headers, b"mcp-method"), text(headers, b"mcp-name")
-            )
-        elif message.kind == "response":
-            raise MalformedMessage(400, -32600, "a client sends no responses in this revision")
+        try:
+            session = self._check(message, headers, caller, server, version)
+        except MalformedMessage as error:
+            error.request_id = message.id
+            raise
         return Incoming(
             caller,
             message,
@@ -197,6 +229,28 @@ class Downstream:
             session,
             text(headers, b"last-event-id"),
         )
+
+    def _check(
+        self,
+        message: Message,
+        headers: dict[bytes, bytes],
+        caller: Caller,
+        server: str | None,
+        version: str | None,
+    ) -> AgentSession | None:
+        """Hold headers and body together by the rules of the era; the session a handshake agent names."""
+        if version is None or handshake.is_handshake(version):
+            handshake.check_version(version)
+            sealed = text(headers, b"mcp-session-id")
+            if sealed is not None and message.method != "initialize":
+                return self._open_session(sealed, caller, server)
+        elif message.kind == "response":
+            raise MalformedMessage(400, -32600, "a client sends no responses in this revision")
+        else:
+            modern.check_request(
+                message, version, text(headers, b"mcp-method"), text(headers, b"mcp-name")
+            )
+        return None
 
     def _open_session(self, sealed: str, caller: Caller, server: str | None) -> AgentSession:
         session = self._seal.open(sealed, caller, server, self._clock())
@@ -224,8 +278,9 @@ class Downstream:
             )
             extra = b"mcp-session-id: " + sealed.encode("ascii") + b"\r\n"
         if answer.challenge is not None:
+            scopes = " ".join(filter(_SCOPE.fullmatch, answer.challenge.split(" ")))
             challenge = (
-                f'Bearer error="insufficient_scope", scope="{answer.challenge}", '
+                f'Bearer error="insufficient_scope", scope="{scopes}", '
                 f'resource_metadata="{metadata_url(door.public_url, incoming.server)}"'
             )
             extra += b"www-authenticate: " + challenge.encode("latin-1") + b"\r\n"
@@ -306,8 +361,17 @@ async def _stream(
         + b"\r\n"
     )
     await send({"type": "http.response.start", "status": 200, "headers": _split(lines)})
-    async for chunk in stream:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    try:
+        async for chunk in stream:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except asyncio.CancelledError:
+        # The agent is gone, or cancelled its own request: nothing follows.
+        task: asyncio.Task[object] | None = scope["agentgw.task"]
+        if task is not None:
+            task.uncancel()
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -12,6 +13,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_SCHEME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SINGLE = frozenset(
     {
         b"authorization",
@@ -54,11 +56,15 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 
 
 def bearer(headers: dict[bytes, bytes]) -> bytes | None:
-    """The bearer token of the Authorization header, None without one (RFC 6750 section 2.1)."""
-    value = headers.get(b"authorization")
-    if value is None:
+    """The bearer token of the Authorization header (RFC 6750 section 2.1).
+
+    None without one, and for another scheme: that is no attempt of the kind we know (section 3.1).
+    """
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    if _SCHEME.fullmatch(scheme) and scheme.lower() != b"bearer":
         return None
-    scheme, _, token = value.partition(b" ")
+    if b"authorization" not in headers:
+        return None
     token = token.strip(b" ")
     if scheme.lower() != b"bearer" or not token or b" " in token or b"," in token:
         raise InvalidToken("the Authorization header holds no bearer token")
@@ -80,39 +86,29 @@ def check_body_headers(headers: dict[bytes, bytes], limit: int) -> None:
         raise RefusedRequest(415, "the body must not be compressed")
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length[:12]) > limit:
-        raise RefusedRequest(413, f"the body is larger than {limit} bytes")
+        raise too_large(limit)
 
 
 async def read_body(receive: Receive, limit: int, deadline: float) -> bytes:
     """The whole body. Raises RefusedRequest over `limit` bytes or `deadline` seconds."""
-    message = await _first(receive, deadline)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        if len(body) > limit:
-            raise RefusedRequest(413, f"the body is larger than {limit} bytes")
-        return body
-    chunks, size = [body], len(body)
+    chunks: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(deadline):
-            while message.get("more_body", False):
+            while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise asyncio.CancelledError
                 chunks.append(message.get("body", b""))
                 size += len(chunks[-1])
                 if size > limit:
-                    raise RefusedRequest(413, f"the body is larger than {limit} bytes")
+                    raise too_large(limit)
+                if not message.get("more_body", False):
+                    return b"".join(chunks)
     except TimeoutError:
         raise RefusedRequest(408, f"the body took longer than {deadline:g} s") from None
-    return b"".join(chunks)
 
 
-async def _first(receive: Receive, deadline: float) -> MutableMapping[str, Any]:
-    try:
-        async with asyncio.timeout(deadline):
-            message = await receive()
-    except TimeoutError:
-        raise RefusedRequest(408, f"the body took longer than {deadline:g} s") from None
-    if message["type"] == "http.disconnect":
-        raise asyncio.CancelledError
-    return message
+def too_large(limit: int) -> RefusedRequest:
+    """The refusal of a body over `limit` bytes."""
+    return RefusedRequest(413, f"the body is larger than {limit} bytes")

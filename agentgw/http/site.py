@@ -14,7 +14,9 @@ from agentgw.http.downstream import Downstream
 from agentgw.http.error_page import ERROR_PAGE
 from agentgw.http.request import Receive, Scope, Send
 
-_ALIAS = re.compile(r"[a-z0-9-]{1,64}")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What may stand after `/mcp/`, wider than the names of servers: others exist for nobody."""
+
 _METADATA = "/.well-known/oauth-protected-resource"
 
 
@@ -55,6 +57,10 @@ class Site:
             await _say(send, refused, b"")
             return
         path: str = scope["path"]
+        if b"%" in scope["raw_path"]:
+            # No path of ours needs an escape, and a proxy before us may have judged it unescaped.
+            await _say(send, 404, b"")
+            return
         if path == "/mcp":
             scope["agentgw.server"] = None
             await self._downstream(scope, receive, send)

@@ -22,7 +22,9 @@ def negotiate(message: Message) -> str:
     """The version to answer an `initialize` with: the client's own if we speak it, else our newest."""
     wanted = message.params.get("protocolVersion")
     if not isinstance(wanted, str):
-        raise MalformedMessage(400, INVALID_PARAMS, "initialize carries params.protocolVersion")
+        error = MalformedMessage(400, INVALID_PARAMS, "initialize carries params.protocolVersion")
+        error.request_id = message.id
+        raise error
     return wanted if wanted in VERSIONS else VERSIONS[0]
 
 

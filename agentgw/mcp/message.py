@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from math import inf
 from typing import Any, Literal
 
 import orjson
 
+from agentgw.core.canonical import MAX_SAFE_INTEGER
 from agentgw.errors import MalformedMessage
 
 PARSE_ERROR = -32700
@@ -18,10 +22,15 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 
 _ENVELOPE = ("jsonrpc", "id", "method", "params", "result", "error")
-_PROTOCOL_KEYS = frozenset(_ENVELOPE) | {"name", "uri", "arguments", "taskid", "_meta"}
+_MEMBERS = (*_ENVELOPE, "name", "uri", "arguments", "taskId", "ref", "_meta")
+_PROTOCOL_KEYS = {key.casefold(): key for key in _MEMBERS}
+_REFERENCE_KEYS = {key: key for key in ("type", "name", "uri")}
 _METHOD = re.compile(r"[\x21-\x7e]{1,200}")
-_BRACKETS = re.compile(rb'[\[\]{}"]')
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_STEP = [1 if byte in b"[{" else -1 for byte in range(256)]
+_SLICE = 64 * 1024
+_TAKE_ARGUMENTS = frozenset({"tools/call", "prompts/get"})
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 RequestId = str | int
 
@@ -72,8 +81,10 @@ def encode(document: object) -> bytes:
 
 def _classify(document: dict[str, Any]) -> Message:
     request_id = document.get("id")
-    if "id" in document and (type(request_id) is not str and type(request_id) is not int):
-        raise MalformedMessage(400, INVALID_REQUEST, "an id is a string or an integer")
+    if "id" in document and not _is_id(request_id):
+        raise MalformedMessage(
+            400, INVALID_REQUEST, "an id is a string of Unicode text or an integer up to 2^53-1"
+        )
     if "method" not in document:
         return _response(document, request_id)
     method = document["method"]
@@ -89,6 +100,13 @@ def _classify(document: dict[str, Any]) -> Message:
     if not isinstance(params, dict):
         raise MalformedMessage(400, INVALID_PARAMS, "params is an object")
     _refuse_case_variants(params)
+    if method in _TAKE_ARGUMENTS and not isinstance(params.get("arguments"), dict | None):
+        error = MalformedMessage(400, INVALID_PARAMS, "params.arguments is an object")
+        error.request_id = request_id
+        raise error
+    reference = params.get("ref")
+    if isinstance(reference, dict):
+        _refuse_case_variants(reference, _REFERENCE_KEYS)
     kind: Literal["request", "notification"] = "request" if "id" in document else "notification"
     return Message(kind, request_id, method, params, document)
 
@@ -101,18 +119,34 @@ def _response(document: dict[str, Any], request_id: RequestId | None) -> Message
     return Message("response", request_id, "", {}, document)
 
 
-def _refuse_case_variants(members: dict[str, Any]) -> None:
-    """A reader that ignores case would take `Method` for `method`, and see another call than we judged."""
+def _is_id(value: object) -> bool:
+    """What every JSON reader gives back unchanged, so that an answer finds its request."""
+    if type(value) is str:
+        return _SURROGATE.search(value) is None
+    return type(value) is int and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER
+
+
+def _refuse_case_variants(
+    members: dict[str, Any], known: Mapping[str, str] = _PROTOCOL_KEYS
+) -> None:
+    """A reader that ignores case would take `Method` for `method`, and see another call than we judged.
+
+    So would one that reads a name only up to a NUL.
+    """
     for key in members:
-        if key not in _PROTOCOL_KEYS and key != "taskId" and key.casefold() in _PROTOCOL_KEYS:
+        exact = known.get(key.casefold().partition("\0")[0])
+        if exact is not None and key != exact:
             raise MalformedMessage(
                 400,
                 INVALID_REQUEST,
-                f"the member {key[:40]!r} differs from a protocol member by case only",
+                f"a member is spelled almost like {exact!r}: names are compared exactly here",
             )
 
 
 def _load(body: bytes, max_depth: int) -> Any:
+    found = _load_compact(body, max_depth)
+    if found is not None:
+        return found
     if body.count(b"[") + body.count(b"{") > max_depth:
         _check_depth(body, max_depth)
     try:
@@ -124,16 +158,34 @@ def _load(body: bytes, max_depth: int) -> Any:
         raise MalformedMessage(400, PARSE_ERROR, detail) from None
 
 
+def _load_compact(body: bytes, max_depth: int) -> Any:
+    """The value of a body that is written the way orjson writes it, else None; a tenth of the time.
+
+    A body that comes out again byte for byte lost nothing on the way in: no duplicate member, no digit,
+    no odd encoding.
+    """
+    if body.count(b"[") + body.count(b"{") > max_depth:
+        return None
+    try:
+        found = orjson.loads(body)
+        return found if orjson.dumps(found) == body else None
+    except (ValueError, TypeError):
+        return None
+
+
 def _check_depth(body: bytes, max_depth: int) -> None:
+    """Count brackets outside strings, in slices, so that no long stretch keeps other threads waiting."""
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_MARKS)
+    # Two quotes side by side, taken away, leave what is inside a string inside, and what is outside out.
+    brackets = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
     depth = 0
-    for found in _BRACKETS.finditer(_STRING.sub(b"", body)):
-        token = found.group()
-        if token in (b"[", b"{"):
-            depth += 1
-            if depth > max_depth:
-                raise MalformedMessage(400, PARSE_ERROR, f"nested deeper than {max_depth} levels")
-        elif token != b'"':
-            depth -= 1
+    for start in range(0, len(brackets), _SLICE):
+        depths = list(
+            accumulate(map(_STEP.__getitem__, brackets[start : start + _SLICE]), initial=depth)
+        )
+        depth = depths[-1]
+        if max(depths) > max_depth:
+            raise MalformedMessage(400, PARSE_ERROR, f"nested deeper than {max_depth} levels")
 
 
 class _Refused(ValueError):
@@ -151,6 +203,13 @@ def _refuse_constant(name: str) -> Any:
     raise _Refused(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (inf, -inf):
+        raise _Refused("a number is larger than any reader could hold")
+    return value
+
+
 _DECODE = json.JSONDecoder(
-    object_pairs_hook=_unique_members, parse_constant=_refuse_constant
+    object_pairs_hook=_unique_members, parse_constant=_refuse_constant, parse_float=_finite
 ).decode

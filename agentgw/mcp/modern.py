@@ -43,12 +43,33 @@ _SUBSCHEMA_MAPS = frozenset({"patternProperties", "dependentSchemas", "$defs", "
 
 
 def check_request(message: Message, version: str, method: str | None, name: str | None) -> None:
-    """Hold a request's mirrored headers against its body (2026-07-28, transports, standard headers).
+    """Hold the mirrored headers of a request or notification against its body.
+
+    (2026-07-28, transports, standard headers.) A notification carries no envelope and may leave out its
+    headers; those it has must agree.
 
     `version`, `method` and `name` are the values of MCP-Protocol-Version, Mcp-Method and Mcp-Name, None
     where absent. Raises MalformedMessage with -32602, -32020 or -32022.
     """
-    meta = message.meta
+    if message.kind == "request":
+        _check_envelope(message.meta, version)
+    if version != VERSION:
+        raise MalformedMessage(
+            400,
+            UNSUPPORTED_VERSION,
+            "Unsupported protocol version",
+            {"supported": [VERSION], "requested": version[:40]},
+        )
+    if method is None and message.kind == "notification":
+        return
+    if method is None or method.strip(" \t") != message.method:
+        raise _mismatch("Mcp-Method")
+    key = NAME_BEARING.get(message.method)
+    if key is not None and (name is None or decode_header(name) != message.params.get(key)):
+        raise _mismatch("Mcp-Name")
+
+
+def _check_envelope(meta: Mapping[str, Any], version: str) -> None:
     if not isinstance(meta.get(META_VERSION), str) or not isinstance(
         meta.get(META_CAPABILITIES), dict
     ):
@@ -57,18 +78,6 @@ def check_request(message: Message, version: str, method: str | None, name: str 
         )
     if meta[META_VERSION] != version:
         raise _mismatch("MCP-Protocol-Version")
-    if version != VERSION:
-        raise MalformedMessage(
-            400,
-            UNSUPPORTED_VERSION,
-            "Unsupported protocol version",
-            {"supported": [VERSION], "requested": version[:40]},
-        )
-    if method is None or method.strip(" \t") != message.method:
-        raise _mismatch("Mcp-Method")
-    key = NAME_BEARING.get(message.method)
-    if key is not None and (name is None or decode_header(name) != message.params.get(key)):
-        raise _mismatch("Mcp-Name")
 
 
 def _mismatch(header: str) -> MalformedMessage:
@@ -78,11 +87,11 @@ def _mismatch(header: str) -> MalformedMessage:
 
 
 def decode_header(value: str) -> str | None:
-    """The text of a mirrored header value; None where its base64 form is malformed."""
+    """The text of a mirrored header value; None where it is neither ASCII nor well-formed base64."""
     value = value.strip(" \t")
     found = _SENTINEL.fullmatch(value)
     if found is None:
-        return value
+        return value if value.isascii() else None
     payload = found.group("payload")
     try:
         decoded = base64.b64decode(payload, validate=True)

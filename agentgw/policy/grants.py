@@ -43,6 +43,7 @@ class GrantsPolicy:
         self._disabled = disabled
         self._by_server, self._elsewhere = _index(rows)
         self._answers: OrderedDict[tuple[object, ...], Decision] = OrderedDict()
+        self._reached: dict[tuple[object, ...], bool] = {}
         self._cache_size = cache_size
 
     @property
@@ -80,6 +81,15 @@ class GrantsPolicy:
 
         A server for which nothing does looks to the caller as if it did not exist.
         """
+        key = (server, caller.subject, caller.chain, caller.groups)
+        answer = self._reached.get(key)
+        if answer is None:
+            if len(self._reached) >= self._cache_size:
+                self._reached.clear()
+            answer = self._reached[key] = self._find_reach(caller, server)
+        return answer
+
+    def _find_reach(self, caller: Caller, server: str) -> bool:
         agents = {hop.agent for hop in caller.chain}
         return any(
             not row.deny

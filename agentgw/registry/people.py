@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine, delete, insert, select, update
 
-from agentgw.registry.schema import people
+from agentgw.registry.schema import people, told
 
 KEY_BYTES = 32
 
@@ -19,6 +19,7 @@ class People:
 
     Keys are remembered in the process for `max_age` seconds, at most `max_cached` of them, so a key
     that another worker forgot dies here too. `random` gives that many bytes, `clock` seconds.
+    All raise Unavailable when the database cannot be read or written.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class People:
     def name(self, iss: str, sub: str) -> str | None:
         """The display name, if one was set."""
         query = select(people.c.name).where(people.c.iss == iss, people.c.sub == sub)
-        with self._engine.connect() as connection:
+        with told("people"), self._engine.connect() as connection:
             name: str | None = connection.execute(query).scalar()
         return name
 
@@ -61,25 +62,25 @@ class People:
         """Keep the name people call the subject by; it never enters a record."""
         self.key(iss, sub)
         change = update(people).where(people.c.iss == iss, people.c.sub == sub).values(name=name)
-        with self._engine.begin() as connection:
+        with told("people"), self._engine.begin() as connection:
             connection.execute(change)
 
     def forget(self, iss: str, sub: str) -> bool:
         """Delete key and name: what commits covered can no longer be guessed. Whether there was one."""
         self._cache.pop((iss, sub), None)
         erase = delete(people).where(people.c.iss == iss, people.c.sub == sub)
-        with self._engine.begin() as connection:
+        with told("people"), self._engine.begin() as connection:
             return connection.execute(erase).rowcount > 0
 
     def _read(self, iss: str, sub: str) -> bytes | None:
         query = select(people.c.key).where(people.c.iss == iss, people.c.sub == sub)
-        with self._engine.connect() as connection:
+        with told("people"), self._engine.connect() as connection:
             key: bytes | None = connection.execute(query).scalar()
         return key
 
     def _create(self, iss: str, sub: str) -> bytes:
         row = {"iss": iss, "sub": sub, "key": self._random(KEY_BYTES)}
-        with self._engine.begin() as connection:
+        with told("people"), self._engine.begin() as connection:
             connection.execute(insert(people).prefix_with("OR IGNORE").values(row))
             query = select(people.c.key).where(people.c.iss == iss, people.c.sub == sub)
             key: bytes = connection.execute(query).scalar_one()

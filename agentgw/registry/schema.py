@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import (
@@ -17,6 +19,9 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentgw.errors import Unavailable
 
 metadata = MetaData()
 
@@ -73,3 +78,13 @@ def open_database(path: Path) -> Engine:
 
     metadata.create_all(engine)
     return engine
+
+
+@contextmanager
+def told(table: str) -> Iterator[None]:
+    """Say Unavailable, without the statement and its values, where `table` cannot be used."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        why = getattr(error, "orig", None) or type(error).__name__
+        raise Unavailable(f"{table} of the state database cannot be used: {why}") from None

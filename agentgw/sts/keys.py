@@ -191,7 +191,8 @@ def _told(purpose: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"cannot {purpose}: {error.strerror} ({error.filename})") from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise Unavailable(f"cannot {purpose}: {error.strerror}{where}") from error
     except (ValueError, KeyError, TypeError) as error:
         # The parser's own words could quote the file.
         raise Unavailable(

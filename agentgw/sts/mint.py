@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from agentgw.sts.keys import KeyRing, TokenKey
 
 _ECDSA = ECDSA(SHA256())
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class Minter:
@@ -48,4 +49,4 @@ class Minter:
 
 
 def _segment(data: bytes) -> bytes:
-    return urlsafe_b64encode(data).rstrip(b"=")
+    return b2a_base64(data, newline=False).translate(_URL_SAFE).rstrip(b"=")

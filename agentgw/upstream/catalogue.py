@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from agentgw.core.catalog import EMPTY, Listing, Tool, build_listing
-from agentgw.errors import UpstreamFailed
+from agentgw.errors import Unavailable, UpstreamFailed
 from agentgw.mcp import bridge, modern
 from agentgw.mcp.message import Message
 from agentgw.upstream.link import Authorise, Link, Outbound, Reply
 from agentgw.upstream.translate import documents
 
 OWN_BINDING = "gateway"
+
+NoteApproval = Callable[[str, Mapping[str, str]], Awaitable[None]]
+"""Records that a server's tool definitions (digests by name) count as approved; durable on return."""
 
 
 class Pins(Protocol):
@@ -34,6 +37,7 @@ class Catalogue:
 
     The first listing of a server is the approval: naming the server in the configuration said so. From
     then on new tools are withheld and changed ones refused, unless `first_use` lets new ones in.
+    Each approval is noted before it counts.
     `fresh_for` is in seconds; an older listing is still served while a new one is fetched. `clock` is
     monotonic seconds.
     """
@@ -43,6 +47,7 @@ class Catalogue:
         link: Link,
         authorise: Authorise,
         pins: Pins,
+        note_approval: NoteApproval,
         *,
         first_use: bool,
         client: Mapping[str, str],
@@ -57,6 +62,7 @@ class Catalogue:
         self._link = link
         self._authorise = authorise
         self._pins = pins
+        self._note_approval = note_approval
         self._first_use = first_use
         self._client = client
         self._timeout = timeout
@@ -69,6 +75,7 @@ class Catalogue:
         self._listing: Listing = EMPTY
         self._fetched: float | None = None
         self._tried = -1e9
+        self._asked: float | None = None
         self._failure = ""
         self._running: asyncio.Task[None] | None = None
 
@@ -88,6 +95,21 @@ class Catalogue:
         if not self.ready:
             raise UpstreamFailed(self._failure)
         return self._listing
+
+    async def first_look(self, patience: float) -> None:
+        """Wait for the first listing, but no later than `patience` seconds after it was first asked for.
+
+        Never fails; a server that stays silent costs its neighbours' listings nothing after that.
+        """
+        now = self._clock()
+        if self._fetched is not None:
+            return
+        if now - self._tried > self._retry_after:
+            self._start()
+        if self._running is not None and self._asked is not None:
+            left = self._asked + patience - now
+            if left > 0:
+                await asyncio.wait({self._running}, timeout=left)
 
     @property
     def ready(self) -> bool:
@@ -120,6 +142,7 @@ class Catalogue:
     def _start(self) -> asyncio.Task[None]:
         if self._running is None:
             self._tried = self._clock()
+            self._asked = self._tried if self._asked is None else self._asked
             self._running = asyncio.ensure_future(self._fetch())
         return self._running
 
@@ -127,31 +150,41 @@ class Catalogue:
         try:
             async with asyncio.timeout(self._timeout):
                 definitions = await self._pages()
-            self._listing = self._judge(definitions)
+            self._listing = await self._judge(definitions)
             self._fetched = self._clock()
             self._failure = ""
         except UpstreamFailed as error:
             self._failure = error.reason
         except TimeoutError:
             self._failure = f"no answer to tools/list within {self._timeout:g} s"
+        except Unavailable as error:
+            self._failure = f"its tools could not be asked for or approved: {error}"
         except Exception as error:
             # Whatever a server sends must not end the task that all its callers wait for.
             self._failure = f"its tool list could not be read ({type(error).__name__})"
         finally:
             self._running = None
 
-    def _judge(self, definitions: list[dict[str, Any]]) -> Listing:
+    async def _judge(self, definitions: list[dict[str, Any]]) -> Listing:
         headers = {
             item["name"]: modern.param_headers(item.get("inputSchema")) for item in definitions
         }
-        pins = self._pins.of(self.server)
-        if not pins or self._first_use:
-            listing = build_listing(self.server, definitions, headers, pins, accept_new=True)
-            fresh = {name: tool.digest for name, tool in listing.tools.items() if name not in pins}
-            if fresh:
-                self._pins.approve(self.server, fresh)
-            return listing
-        return build_listing(self.server, definitions, headers, pins, accept_new=False)
+
+        def listing(pins: Mapping[str, str], accept_new: bool) -> Listing:
+            return build_listing(self.server, definitions, headers, pins, accept_new=accept_new)
+
+        # In threads, since a busy disk must not hold up calls.
+        pins = await asyncio.to_thread(self._pins.of, self.server)
+        if pins and not self._first_use:
+            return listing(pins, False)
+        found = listing(pins, True)
+        fresh = {name: tool.digest for name, tool in found.tools.items() if name not in pins}
+        if not fresh:
+            return found
+        await self._note_approval(self.server, fresh)
+        await asyncio.to_thread(self._pins.approve, self.server, fresh)
+        # Another worker may have approved other definitions in between: the first ones stay.
+        return listing(await asyncio.to_thread(self._pins.of, self.server), self._first_use)
 
     async def _pages(self) -> list[dict[str, Any]]:
         definitions: list[dict[str, Any]] = []

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import shutil
 import signal
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from agentgw.errors import UpstreamFailed
-
-_log = logging.getLogger(__name__)
+from agentgw.upstream.spawn import Process, spawn
 
 MAX_GARBAGE = 100
 """Lines in a row that are no JSON-RPC message after which a child is ended."""
@@ -54,11 +52,11 @@ def child_environment(own: Mapping[str, str], given: Mapping[str, str]) -> dict[
     return kept | dict(given)
 
 
-class Child(asyncio.SubprocessProtocol):
+class Child:
     """One process in a session and group of its own.
 
     `max_message` caps one line in bytes, `stderr_lines` how many last lines of standard error are
-    kept. `exit_code` is None while it runs.
+    kept. Implements Watcher for its Process.
     """
 
     def __init__(
@@ -69,11 +67,10 @@ class Child(asyncio.SubprocessProtocol):
         stderr_lines: int,
     ) -> None:
         self.garbage = 0
-        self.exit_code: int | None = None
         self._listener = listener
         self._loop = loop
         self._max_message = max_message
-        self._transport: asyncio.SubprocessTransport | None = None
+        self._process: Process | None = None
         self._pending = bytearray()
         self._searched = 0
         self._parsing = False
@@ -101,15 +98,9 @@ class Child(asyncio.SubprocessProtocol):
         if os.sep not in command and shutil.which(command, path=env.get("PATH")) is None:
             raise UpstreamFailed(f"cannot be started: command {command!r} is not on PATH")
         loop = asyncio.get_running_loop()
+        child = cls(listener, loop, max_message, stderr_lines)
         try:
-            _, child = await loop.subprocess_exec(
-                lambda: cls(listener, loop, max_message, stderr_lines),
-                command,
-                *args,
-                env=dict(env),
-                cwd=cwd,
-                start_new_session=True,
-            )
+            child._process = await spawn(child, (command, *args), env, cwd)
         except OSError as error:
             where = f" in {cwd}" if cwd else ""
             raise UpstreamFailed(
@@ -119,13 +110,16 @@ class Child(asyncio.SubprocessProtocol):
 
     @property
     def running(self) -> bool:
-        """True until the process has exited or was told to."""
-        return self.exit_code is None and self._reason is None and not self._lost
+        """True until the process has exited, was told to, or stopped taking input."""
+        process = self._process
+        if process is None or self._reason is not None or self._lost:
+            return False
+        return process.exit_code is None and not process.stdin.is_closing()
 
     @property
     def pid(self) -> int | None:
         """The process id, which is its group id too."""
-        return None if self._transport is None else self._transport.get_pid()
+        return None if self._process is None else self._process.pid
 
     @property
     def last_words(self) -> tuple[str, ...]:
@@ -136,12 +130,12 @@ class Child(asyncio.SubprocessProtocol):
 
     def write(self, message: Mapping[str, Any]) -> None:
         """Send one message. Raises UpstreamFailed where the process does not take its input."""
-        pipe = None if self._transport is None else self._transport.get_pipe_transport(0)
-        if not self.running or pipe is None or pipe.is_closing():
+        if self._process is None or not self.running:
             raise UpstreamFailed("has closed its standard input")
-        if pipe.get_write_buffer_size() > self._max_message:
+        stdin = self._process.stdin
+        if stdin.get_write_buffer_size() > self._max_message:
             raise UpstreamFailed("does not read its standard input")
-        pipe.write(json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n")
+        stdin.write(json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n")
 
     def kill(self, reason: str) -> None:
         """End the process at once, with its group; `reason` is what its pending requests are told."""
@@ -153,9 +147,8 @@ class Child(asyncio.SubprocessProtocol):
         """Close its input and ask it to end (SIGTERM); after `grace` seconds end it (SIGKILL)."""
         if self._reason is None:
             self._reason = "was stopped by the gateway"
-        pipe = None if self._transport is None else self._transport.get_pipe_transport(0)
-        if pipe is not None:
-            pipe.close()
+        if self._process is not None:
+            self._process.stdin.close()
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace):
@@ -168,11 +161,7 @@ class Child(asyncio.SubprocessProtocol):
         """Wait until the process is gone."""
         await asyncio.shield(self._gone)
 
-    # asyncio.SubprocessProtocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called once by the event loop."""
-        self._transport = cast(asyncio.SubprocessTransport, transport)
+    # What the process reports
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Bytes of standard output (1) or error (2)."""
@@ -183,35 +172,39 @@ class Child(asyncio.SubprocessProtocol):
             if not self._parsing:
                 self._take_lines()
 
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """A pipe is closed; without its input a process is of no use to us."""
+        if fd == 0 and self._reason is None:
+            self._loop.call_later(DRAIN_SECONDS, self._end_deaf)
+
     def process_exited(self) -> None:
-        """The process ended; what it left behind in its group must not keep its pipes open."""
-        self.exit_code = None if self._transport is None else self._transport.get_returncode()
-        self._signal(signal.SIGKILL)
+        """The process ended, and its group with it; what it wrote may still be under way."""
         # A descendant that left the group may hold the pipes open for ever.
         self._loop.call_later(DRAIN_SECONDS, self._end)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self) -> None:
         """The process ended and its pipes are read to the end."""
         self._lost = True
         if not self._parsing:
             self._end()
 
+    def _end_deaf(self) -> None:
+        if self._process is not None and self._process.exit_code is None and self._reason is None:
+            self.kill("closed its standard input")
+
     def _end(self) -> None:
         if self._gone.done():
             return
         self._gone.set_result(None)
-        if self._transport is not None:
-            self._transport.close()
-        self._listener.ended(self, self._reason or _epitaph(self.exit_code))
+        exit_code = None
+        if self._process is not None:
+            self._process.close()
+            exit_code = self._process.exit_code
+        self._listener.ended(self, self._reason or _epitaph(exit_code))
 
     def _signal(self, number: signal.Signals) -> None:
-        pid = self.pid
-        if pid is None or self._lost:
-            return
-        try:
-            os.killpg(pid, number)
-        except (ProcessLookupError, PermissionError):
-            return
+        if self._process is not None:
+            self._process.signal_group(number)
 
     # Standard output
 
@@ -252,12 +245,12 @@ class Child(asyncio.SubprocessProtocol):
             self._end()
 
     def _pause(self, paused: bool) -> None:
-        pipe = None if self._transport is None else self._transport.get_pipe_transport(1)
-        if isinstance(pipe, asyncio.ReadTransport) and not pipe.is_closing() and not self._lost:
-            if paused:
-                pipe.pause_reading()
-            else:
-                pipe.resume_reading()
+        if self._process is None or self._process.stdout.is_closing():
+            return
+        if paused:
+            self._process.stdout.pause_reading()
+        else:
+            self._process.stdout.resume_reading()
 
     def _take(self, message: dict[str, Any] | bool | None) -> None:
         if isinstance(message, dict):

@@ -109,12 +109,9 @@ class HttpOrigin:
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         started = loop.time()
-        for _ in range(_ATTEMPTS):
-            connection = self._take_idle(started) or await self._obtain(loop, deadline)
-            if connection.usable:
-                break
-        else:
-            raise UpstreamFailed("closes every connection before it is used")
+        connection = self._take_idle(started)
+        if connection is None:
+            connection = await self._obtain_usable(loop, deadline)
         answer = connection.send(
             request,
             bodiless=method == b"HEAD",
@@ -188,7 +185,7 @@ class HttpOrigin:
         return name.encode("ascii" if host.isascii() else "idna")
 
     def _render(self, method: bytes, target: bytes, headers: bytes, body: bytes) -> bytes:
-        if not method.isalpha() or not _TARGET(target):
+        if not method.isalpha() or (target != self.target and not _TARGET(target)):
             raise ValueError("a request line holds a method and a target of visible ASCII")
         if headers and (headers[-2:] != b"\r\n" or b"\r\n\r\n" in headers):
             raise ValueError("header lines end in CRLF each and hold no empty line")
@@ -209,6 +206,14 @@ class HttpOrigin:
                 continue
             return connection
         return None
+
+    async def _obtain_usable(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
+        """One that is still open now that it is our turn; nothing has been written to it yet."""
+        for _ in range(_ATTEMPTS):
+            connection = await self._obtain(loop, deadline)
+            if connection.usable:
+                return connection
+        raise UpstreamFailed("closes every connection before it is used")
 
     async def _obtain(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
         """A new connection, or one handed over by another request at the bound."""

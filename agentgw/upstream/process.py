@@ -48,6 +48,9 @@ class ProcessLink:
     def describe(self) -> str | None:
         return self._server.failure
 
+    def retire(self) -> bool:
+        return self._server.busy
+
     async def close(self) -> None:
         await self._server.close()
 

@@ -107,6 +107,11 @@ class StdioServer:
         return None if self._is_ready() else self._failure
 
     @property
+    def busy(self) -> bool:
+        """Whether requests are under way."""
+        return bool(self._calls)
+
+    @property
     def state(self) -> StdioState:
         """How it stands."""
         child = self._child
@@ -217,7 +222,7 @@ class StdioServer:
             self._delay = self._backoff[0]
         self._back_off()
         words = child.last_words[-3:]
-        self._failure = reason + (f"; its last words: {' | '.join(words)}"[:300] if words else "")
+        self._failure = reason + (f"; its last words: {' | '.join(words)[-300:]}" if words else "")
         if not self._closed:
             _log.warning("%s %s (after %.1f s)", self.name, self._failure, lived)
         for call in self._calls.values():

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 from agentgw.errors import UpstreamFailed
 from agentgw.mcp import bridge, handshake, modern
 from agentgw.mcp.message import encode
+from agentgw.upstream.headers import (
+    bearer_line,
+    complaint,
+    is_stream,
+    may_pass,
+    session_id,
+    session_line,
+    session_lines,
+)
 from agentgw.upstream.http import HttpOrigin, UpstreamResponse
 from agentgw.upstream.link import Authorise, Outbound, Reply, ServerInfo
 from agentgw.upstream.sessions import Session, SessionPool
-from agentgw.upstream.translate import Document, Translation, documents, parse_document, translate
+from agentgw.upstream.translate import (
+    Document,
+    Translation,
+    documents,
+    parse_document,
+    parse_large,
+    translate,
+)
 
-EVENT_STREAM = b"text/event-stream"
 _BASE_HEADERS = (
     b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
     b"User-Agent: agentgw\r\n"
 )
 _OWN_BINDING = "gateway"
-_VISIBLE = re.compile(rb"[\x21-\x7e]{1,512}")
 _REPROBE_SECONDS = 30.0
 
 
@@ -71,6 +84,10 @@ class StreamableHttp:
     def describe(self) -> str | None:
         return self._failure
 
+    def retire(self) -> bool:
+        self._origin.retire()
+        return self._origin.connections > 0
+
     async def close(self) -> None:
         for task in self._background:
             task.cancel()
@@ -90,7 +107,7 @@ class StreamableHttp:
         return self._info
 
     async def send(self, out: Outbound) -> Reply:
-        info = self._info or await self.info(out.authorise)
+        info = self._info or await self._info_by(out)
         try:
             reply = await self._send(out, info)
         except UpstreamFailed as error:
@@ -100,6 +117,13 @@ class StreamableHttp:
             raise
         self._failure = None
         return reply
+
+    async def _info_by(self, out: Outbound) -> ServerInfo:
+        try:
+            async with asyncio.timeout_at(out.deadline):
+                return await self.info(out.authorise)
+        except TimeoutError:
+            raise UpstreamFailed("it did not say in time which protocol it speaks") from None
 
     async def _send(self, out: Outbound, info: ServerInfo) -> Reply:
         if out.relayed:
@@ -121,7 +145,7 @@ class StreamableHttp:
         if out.message.method == "initialize":
             headers = b""
         if out.session is not None:
-            headers += _session_header(out.session)
+            headers += session_line(out.session)
         response = await self._post(out.message.document, headers, out.token, out.deadline)
         if response.status == 404 and out.session is not None:
             return Reply(404)
@@ -132,12 +156,12 @@ class StreamableHttp:
         params = bridge.to_handshake_params(out.message.params)
         token = out.token
         for attempt in (1, 2):
-            session = await self._session(out.binding, out.authorise)
+            session = await self._session(out)
             sent_id = next(self._ids) if out.message.kind == "request" else None
             document = {**out.message.document, "params": params}
             if sent_id is not None:
                 document["id"] = sent_id
-            headers = _in_session(session)
+            headers = session_lines(session)
             try:
                 response = await self._post(document, headers, token, out.deadline)
             except asyncio.CancelledError:
@@ -162,16 +186,16 @@ class StreamableHttp:
 
     async def _bodiless(self, method: bytes, out: Outbound, lines: bytes) -> Reply:
         if out.session is not None:
-            lines += _session_header(out.session)
+            lines += session_line(out.session)
         response = await self._origin.open(
             method,
             self._target,
-            self._headers + lines + _bearer(out.token),
+            self._headers + lines + bearer_line(out.token),
             b"",
             deadline=out.deadline,
             max_body=self._max_answer,
         )
-        if response.status in (200, 202, 204) and not _is_stream(response):
+        if response.status in (200, 202, 204) and not is_stream(response):
             response.abort()
             return Reply(200)
         if response.status in (404, 405):
@@ -185,7 +209,7 @@ class StreamableHttp:
         return await self._origin.open(
             b"POST",
             self._target,
-            self._headers + lines + _bearer(token),
+            self._headers + lines + bearer_line(token),
             encode(document),
             deadline=deadline,
             max_body=self._max_answer,
@@ -194,16 +218,16 @@ class StreamableHttp:
     def _relay(self, response: UpstreamResponse) -> Reply:
         """The answer byte for byte, after the checks that keep a bad server from posing as us."""
         status = response.status
-        session_id = _session_id(response)
+        found = session_id(response)
         if status == 202 or status == 204:
             response.abort()
-            return Reply(202, session=session_id)
-        if status == 200 and _is_stream(response):
-            return Reply(200, stream=aiter(response), session=session_id, abort=response.abort)
-        if response.complete is None or not _may_pass(status, response):
+            return Reply(202, session=found)
+        if status == 200 and is_stream(response):
+            return Reply(200, stream=aiter(response), session=found, abort=response.abort)
+        if response.complete is None or not may_pass(status, response):
             response.abort()
-            raise UpstreamFailed(_complaint(status))
-        return Reply(status, complete=response.complete, session=session_id)
+            raise UpstreamFailed(complaint(status))
+        return Reply(status, complete=response.complete, session=found)
 
     async def _translated(
         self,
@@ -228,12 +252,20 @@ class StreamableHttp:
             lambda request: self._refuse(request, session, out.authorise),
         )
         if reply.complete is not None:
-            translated = await translate(_one(parse_document(reply.complete)), how)
+            document = await parse_large(reply.complete)
+            translated = await translate(_one(document), how)
             translated.status = reply.status if out.era == "modern" else 200
             return translated
         assert reply.stream is not None
         messages = documents(reply.stream, self._max_answer)
-        translated = await translate(self._watched(messages, session, sent_id, out), how)
+        try:
+            async with asyncio.timeout_at(out.deadline):
+                translated = await translate(self._watched(messages, session, sent_id, out), how)
+        except BaseException as error:
+            reply.abort()
+            if isinstance(error, TimeoutError):
+                raise UpstreamFailed("it gave no response in time") from None
+            raise
         translated.abort = reply.abort
         return translated
 
@@ -273,7 +305,7 @@ class StreamableHttp:
             try:
                 method = document.get("method", "response")
                 token = await authorise(method, document.get("params", {}))
-                headers = _in_session(session) if session is not None else b""
+                headers = session_lines(session) if session is not None else b""
                 response = await self._post(document, headers, token, self._deadline())
                 response.abort()
             except UpstreamFailed as error:
@@ -283,11 +315,15 @@ class StreamableHttp:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _session(self, binding: str, authorise: Authorise) -> Session:
+    async def _session(self, out: Outbound) -> Session:
         async def open_session() -> Session:
-            return (await self._initialize(authorise))[1]
+            return (await self._initialize(out.authorise))[1]
 
-        return await self._sessions.get(binding, open_session)
+        try:
+            async with asyncio.timeout_at(out.deadline):
+                return await self._sessions.get(out.binding, open_session)
+        except TimeoutError:
+            raise UpstreamFailed("it did not open a session in time") from None
 
     async def _probe(self, authorise: Authorise) -> ServerInfo:
         if self._era != "handshake":
@@ -312,7 +348,7 @@ class StreamableHttp:
         response = await self._post(document, headers, token, self._deadline())
         if response.status not in (200, 400, 404, 405, 406):
             response.abort()
-            raise UpstreamFailed(_complaint(response.status))
+            raise UpstreamFailed(complaint(response.status))
         result = await self._result(response) if response.status == 200 else None
         response.abort()
         if result is None or modern.VERSION not in result.get("supportedVersions", ()):
@@ -337,13 +373,13 @@ class StreamableHttp:
         session = Session(reply.session, result["protocolVersion"])
         done = {"jsonrpc": "2.0", "method": "notifications/initialized"}
         token = await authorise("notifications/initialized", {})
-        acknowledged = await self._post(done, _in_session(session), token, self._deadline())
+        acknowledged = await self._post(done, session_lines(session), token, self._deadline())
         acknowledged.abort()
         return ServerInfo.of("handshake", session.version, result), session
 
     async def _result(self, response: UpstreamResponse) -> Document | None:
         """The result of a request of our own, or None where it was answered with an error."""
-        if response.complete is not None and not _is_stream(response):
+        if response.complete is not None and not is_stream(response):
             document = parse_document(response.complete)
         else:
             async with asyncio.timeout_at(self._deadline()):
@@ -361,49 +397,3 @@ class StreamableHttp:
 
 async def _one(document: Document) -> AsyncIterator[Document]:
     yield document
-
-
-def _bearer(token: bytes | None) -> bytes:
-    return b"" if token is None else b"Authorization: Bearer " + token + b"\r\n"
-
-
-def _session_id(response: UpstreamResponse) -> str | None:
-    value = response.headers.get(b"mcp-session-id")
-    if value is None:
-        return None
-    if not _VISIBLE.fullmatch(value):
-        response.abort()
-        raise UpstreamFailed("it sent a session id with characters the protocol does not allow")
-    return value.decode("ascii")
-
-
-def _session_header(session: str) -> bytes:
-    return f"Mcp-Session-Id: {session}\r\n".encode("ascii")
-
-
-def _in_session(session: Session) -> bytes:
-    lines = f"MCP-Protocol-Version: {session.version}\r\n".encode("ascii")
-    return lines if session.id is None else lines + _session_header(session.id)
-
-
-def _is_stream(response: UpstreamResponse) -> bool:
-    return response.headers.get(b"content-type", b"").lstrip().startswith(EVENT_STREAM)
-
-
-def _may_pass(status: int, response: UpstreamResponse) -> bool:
-    """A JSON answer the protocol knows. 401 and 403 are about our token, never about the agent's."""
-    is_json = response.headers.get(b"content-type", b"").lstrip().startswith(b"application/json")
-    return is_json and (status == 200 or (400 <= status < 500 and status not in (401, 403, 407)))
-
-
-def _complaint(status: int) -> str:
-    match status:
-        case 401 | 403 | 407:
-            return f"it refused the gateway's credentials (HTTP {status})"
-        case _ if 300 <= status < 400:
-            return f"it answered with a redirect (HTTP {status}), which is never followed"
-        case _ if status >= 500:
-            return f"it failed (HTTP {status})"
-        case 200:
-            return "it answered with something that is neither JSON nor an event stream"
-    return f"it answered with HTTP {status}"

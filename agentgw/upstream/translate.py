@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from agentgw.mcp.sse import EventReader, event
 from agentgw.upstream.link import Era, Reply, ServerInfo
 
 Document = dict[str, Any]
+
+_LARGE = 256 * 1024
+"""Bytes from which a message is parsed in a thread, so that no other call waits over 5 ms for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +89,26 @@ async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[D
         except ValueError:
             raise UpstreamFailed(f"it sent an event of more than {limit} bytes") from None
         for data in events:
-            yield parse_document(data)
+            yield await parse_large(data)
+
+
+async def parse_large(data: bytes) -> Document:
+    """`parse_document`, in a thread where it would hold up other calls."""
+    if len(data) < _LARGE:
+        return parse_document(data)
+    return await asyncio.to_thread(parse_document, data)
 
 
 def parse_document(data: bytes) -> Document:
-    """One JSON-RPC object of a server. Raises UpstreamFailed."""
+    """One JSON-RPC object of a server, integers of any size kept. Raises UpstreamFailed."""
     try:
-        document = json.loads(data)
+        document = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise UpstreamFailed("it sent something that is not JSON") from None
     if not isinstance(document, dict):
         raise UpstreamFailed("it sent JSON that is no JSON-RPC message")
     return document
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

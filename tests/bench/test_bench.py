@@ -46,6 +46,12 @@ def test_the_naive_gateway_verifies_mints_and_answers(tmp_path: Path) -> None:
     assert [(row["row"], row["errors"]) for row in rows] == [("naive", 0)]
 
 
+def test_the_product_and_its_bare_relay_do_what_their_rows_promise(tmp_path: Path) -> None:
+    """The bench itself refuses rows that reuse a token or whose log lacks (or holds) records."""
+    rows = rows_of(run_bench(tmp_path, "--rows", "relay,full", *SMALL, "--json"))
+    assert [(row["row"], row["errors"]) for row in rows] == [("relay", 0), ("full", 0)]
+
+
 def test_the_table_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

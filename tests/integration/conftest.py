@@ -9,6 +9,11 @@ import pytest
 from tests.harness import Issuer, faulty_server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest tests/integration/test_kill.py --kills 1000` is the long run before a release."""
+    parser.addoption("--kills", type=int, default=5, help="how often test_kill.py kills a gateway")
+
+
 @pytest.fixture(scope="session")
 def issuer() -> Iterator[Issuer]:
     """A running issuer."""

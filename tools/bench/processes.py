@@ -136,7 +136,9 @@ def wait_until(child: Child, ready: Callable[[], str], seconds: float) -> None:
     while time.monotonic() < deadline:
         if child.process.poll() is not None:
             code = child.process.returncode
-            raise NotStarted(f"{child.name} ended with {code}: {child.last_words()}")
+            said = child.last_words()
+            last = said.splitlines()[-1]
+            raise NotStarted(f"{child.name} ended with {code}: {last}\n{said}")
         reason = ready()
         if not reason:
             return

@@ -83,13 +83,15 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row. `missing` says why it cannot run here ("" when it can); `most_c` caps the connections
-    of servers too slow for more; `mints` demands that every call reach the upstream with a new token."""
+    of servers too slow for more; `mints` demands that every call reach the upstream with a new token,
+    `records` how many decision records a call leaves in our log (None: there is no such log)."""
 
     name: str
     start: Callable[[Ground, Path], AbstractContextManager[Target]]
     missing: Callable[[], str] = lambda: ""
     most_c: int = 1024
     mints: bool = False
+    records: int | None = None
 
 
 @contextlib.contextmanager
@@ -112,8 +114,7 @@ def started(row: Row, under: Ground) -> Iterator[Target]:
     with tempfile.TemporaryDirectory(dir=under.folder, prefix=row.name + "-") as folder:
         with row.start(under, Path(folder)) as target:
             wait_until(target.child, partial(_first_answer, target), _START_SECONDS)
-            if row.mints:
-                _demand_new_tokens(target, under)
+            _demand(row, target, under, Path(folder) / "state" / "log")
             yield target
 
 
@@ -127,14 +128,27 @@ def _first_answer(target: Target) -> str:
     return f"{status} {body[:500].decode(errors='replace')}"
 
 
-def _demand_new_tokens(target: Target, under: Ground) -> None:
+def _demand(row: Row, target: Target, under: Ground, log: Path) -> None:
+    """Look at two calls before measuring thousands: does this row do the work its name promises?"""
     look = b"GET /last HTTP/1.1\r\nHost: upstream\r\n\r\n"
     seen = [target.request.partition(b"Authorization: ")[2].partition(b"\r\n")[0].decode()]
+    before = _decisions(log)
     for _ in range(2):
         exchange(target.port, target.request, 10)
         seen.append(json.loads(exchange(under.upstream_port, look, 10)[1])["authorization"])
-    if len(set(seen)) != len(seen) or not all(token.startswith("Bearer ey") for token in seen):
-        raise NotStarted(f"{target.child.name} does not send a new token with every call")
+    new = len(set(seen)) == len(seen) and all(token.startswith("Bearer ey") for token in seen)
+    if row.mints and not new:
+        raise NotStarted(f"{row.name} does not send a new token with every call")
+    written = _decisions(log) - before
+    if row.records is not None and written != 2 * row.records:
+        raise NotStarted(f"{row.name} wrote {written} decision records for two calls")
+
+
+def _decisions(log: Path) -> int:
+    """The decision records of tools/call in our log folder."""
+    lines = [line for file in log.rglob("*.jsonl") for line in file.read_bytes().splitlines()]
+    records = [json.loads(line) for line in lines]
+    return sum(r["phase"] == "decision" and r["method"] == "tools/call" for r in records)
 
 
 @contextlib.contextmanager
@@ -271,14 +285,14 @@ _RELAY = ("verify", "policy", "mint", "audit")
 ROWS = (
     Row("direct", _direct),
     Row("nginx", _nginx, missing=_nginx_missing),
-    Row("relay", partial(_gateway, _RELAY)),
-    Row("full", partial(_gateway, ()), mints=True),
-    Row("full_without_verify", partial(_gateway, ("verify",)), mints=True),
-    Row("full_without_verify_cache", partial(_gateway, ("verify_cache",)), mints=True),
-    Row("full_without_policy", partial(_gateway, ("policy",)), mints=True),
-    Row("full_without_mint", partial(_gateway, ("mint",))),
-    Row("full_without_audit", partial(_gateway, ("audit",)), mints=True),
-    Row("full_without_fsync", partial(_gateway, ("fsync",)), mints=True),
+    Row("relay", partial(_gateway, _RELAY), records=0),
+    Row("full", partial(_gateway, ()), mints=True, records=1),
+    Row("full_without_verify", partial(_gateway, ("verify",)), mints=True, records=1),
+    Row("full_without_verify_cache", partial(_gateway, ("verify_cache",)), mints=True, records=1),
+    Row("full_without_policy", partial(_gateway, ("policy",)), mints=True, records=1),
+    Row("full_without_mint", partial(_gateway, ("mint",)), records=1),
+    Row("full_without_audit", partial(_gateway, ("audit",)), mints=True, records=0),
+    Row("full_without_fsync", partial(_gateway, ("fsync",)), mints=True, records=1),
     Row("fastmcp", _fastmcp, missing=_fastmcp_missing, most_c=32),
     Row("naive", _naive, mints=True),
 )

@@ -32,6 +32,14 @@ TOOLS: list[Message] = [
         "outputSchema": {"type": "object", "properties": {"echo": {"type": "object"}}},
     },
     {"name": "slow", "description": "Answer after `seconds`.", "inputSchema": _SECONDS},
+    {
+        "name": "raw",
+        "description": "Answer with the JSON in `result`, or with the error in `error`.",
+        "inputSchema": {
+            "type": "object",
+            "properties": {"result": {"type": "string"}, "error": {"type": "string"}},
+        },
+    },
 ]
 PROCESS_TOOLS: list[Message] = [
     {"name": "die", "description": "Exit with `code`.", "inputSchema": {"type": "object"}},
@@ -87,6 +95,9 @@ async def _call(params: Message, send: Send, tools: list[Message]) -> Message:
         case "structured":
             echo = {"echo": arguments}
             return {"result": {"content": _text(echo), "structuredContent": echo, "isError": False}}
+        case "raw":
+            member = "error" if "error" in arguments else "result"
+            return {member: json.loads(arguments[member])}
         case "progress":
             await _report(params, send, arguments)
         case "slow":

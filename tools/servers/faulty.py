@@ -3,10 +3,12 @@
     python tools/servers/faulty.py --port 0 [--record FILE]
 
 The first line of standard output is `{"port": …}`. `/mcp/ok` is a small working tool server (2026-07-28
-and handshake eras; tools echo, fail, progress, structured, slow). `/mcp/{fault}` answers every request
-with that fault (`hang`, or one of FAULTS below); with `?on=tools/call` only that method, everything
-else as `/mcp/ok` would, so that a gateway can list the tools of a server that breaks on calls.
-`--record FILE` appends each request received to FILE, before it is answered.
+and handshake eras, or one of them with `?era=modern` or `?era=handshake`; tools echo, fail, progress,
+structured, slow, raw). `/mcp/{fault}` answers every request with that fault (`hang`, or one of FAULTS
+below); with `?on=tools/call` only that method, everything else as `/mcp/ok` would, so that a gateway
+can list the tools of a server that breaks on calls.
+`--record FILE` appends each request received to FILE, before it is answered, and a line with `gone`
+for each one whose sender closed the connection before its answer.
 """
 
 from __future__ import annotations
@@ -201,7 +203,12 @@ class ToolServer:
 
     async def answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         """Answer one request of a well-behaved client, and refuse others as the protocol says."""
-        if request.headers.get(VERSION) == MODERN:
+        modern = request.headers.get(VERSION) == MODERN
+        if request.query.get("era", "modern" if modern else "handshake") != (
+            "modern" if modern else "handshake"
+        ):
+            writer.write(whole("400 Bad Request", b"unsupported protocol version"))
+        elif modern:
             await self._modern(request, writer)
         else:
             await self._handshake(request, writer)
@@ -267,6 +274,24 @@ class ToolServer:
             writer.write(as_json(answer, "200 OK", *lines))
 
 
+class EndingReader(asyncio.StreamReader):
+    """Tells that the other side closed without being read to its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        """The other side sends no more."""
+        super().feed_eof()
+        self.ended.set()
+
+    def set_exception(self, exc: Exception) -> None:
+        """The connection broke."""
+        super().set_exception(exc)
+        self.ended.set()
+
+
 class Front:
     """Reads requests off connections and picks who answers."""
 
@@ -274,7 +299,7 @@ class Front:
         self._recorder = recorder
         self._tools = ToolServer()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: EndingReader, writer: asyncio.StreamWriter) -> None:
         """One connection, request after request."""
         try:
             while (request := await read_request(reader)) is not None:
@@ -282,20 +307,35 @@ class Front:
                     {
                         "method": request.method,
                         "path": request.path,
+                        "query": request.query,
                         "headers": request.headers,
                         "body": request.body.decode("utf-8", "replace"),
                     }
                 )
-                await self._answer(request, reader, writer)
+                await self._answer_unless_gone(request, reader, writer)
                 await writer.drain()
         except (Hangup, ConnectionError):
             pass
         finally:
             writer.close()
 
-    async def _answer(
-        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    async def _answer_unless_gone(
+        self, request: Request, reader: EndingReader, writer: asyncio.StreamWriter
     ) -> None:
+        """Answer; stop, and say so in the record, when the client closes its connection first."""
+        answer = asyncio.ensure_future(self._answer(request, writer))
+        gone = asyncio.ensure_future(reader.ended.wait())
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if answer.done():
+            await answer
+            return
+        answer.cancel()
+        body = request.body.decode("utf-8", "replace")
+        self._recorder.record({"gone": request.path, "query": request.query, "body": body})
+        raise Hangup
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         room, _, mode = request.path.rpartition("/")
         on = request.query.get("on")
         if room != "/mcp" or (mode not in ("ok", "hang") and mode not in FAULTS):
@@ -303,8 +343,7 @@ class Front:
         elif mode == "ok" or (on is not None and on != request.message.get("method")):
             await self._tools.answer(request, writer)
         elif mode == "hang":
-            await reader.read()
-            raise Hangup
+            await asyncio.Event().wait()
         else:
             await FAULTS[mode](request, writer)
 
@@ -327,7 +366,13 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
 
 async def run(port: int, record: str | None) -> None:
     """Serve on loopback until ended."""
-    server = await asyncio.start_server(Front(Recorder(record)).serve, "127.0.0.1", port)
+    front = Front(Recorder(record))
+
+    def connection() -> asyncio.StreamReaderProtocol:
+        reader = EndingReader()
+        return asyncio.StreamReaderProtocol(reader, lambda _, writer: front.serve(reader, writer))
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", port)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     async with server:
         await server.serve_forever()
