@@ -64,7 +64,8 @@ class Door:
 
     def seen(self) -> list[dict[str, Any]]:
         """Every request that reached a tool server."""
-        return [json.loads(line) for line in self.canary.read_bytes().splitlines()]
+        lines = self.canary.read_bytes().splitlines()
+        return [request for request in map(json.loads, lines) if "headers" in request]
 
     def calls(self) -> list[dict[str, Any]]:
         """The tool calls among them, their bodies parsed as `message`."""
@@ -186,9 +187,9 @@ class Door:
         """Nothing done inside reaches a tool, breaks the gateway, or spoils the next honest call."""
         before, said = len(self.calls()), len(self.said)
         yield
-        assert len(self.calls()) == before, self.calls()[before:]
+        assert len(self.calls()) == before, "a tool was called"
         for answer in self.said[said:]:
-            assert not re.match(rb"HTTP/1.1 5", answer), answer
+            assert not re.match(rb"HTTP/1.1 5", answer), answer[:200]
         assert self.gw.process is not None and self.gw.process.poll() is None
         self.honest()
 

@@ -68,7 +68,16 @@ class Issuer:
         self._thread.join(10)
 
     def _discovery(self, request: Request) -> JSONResponse:
-        return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"})
+        return JSONResponse(
+            {
+                "issuer": self.url,
+                "jwks_uri": f"{self.url}/jwks",
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+                "response_types_supported": ["code"],
+                "code_challenge_methods_supported": ["S256"],
+            }
+        )
 
     def _jwks(self, request: Request) -> JSONResponse:
         self.fetches += 1

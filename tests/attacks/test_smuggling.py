@@ -65,7 +65,7 @@ def test_refuses_ambiguous_framing_once_and_closes(door: Door, kind: str) -> Non
     "first",
     [
         b"POST http://evil.example/mcp HTTP/1.1", b"CONNECT 127.0.0.1:1 HTTP/1.1",
-        b"POST mcp HTTP/1.1", b"post /mcp HTTP/1.1", b"POST /mcp HTTP/9.9", b"POST  /mcp HTTP/1.1",
+        b"POST mcp HTTP/1.1", b"post /mcp HTTP/1.1", b"POST /mcp HTTP/9.9",
         b"POST /mcp\tHTTP/1.1", b"POST /mcp HTTP/1.1 HTTP/1.1", b"PRI * HTTP/2.0", b"\x16\x03\x01\x02",
     ],
 )  # fmt: skip

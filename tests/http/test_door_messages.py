@@ -101,33 +101,6 @@ def test_a_protocol_error_names_the_request_it_is_about(door: Door, request_id: 
     assert json.loads(answer.body)["id"] == request_id
 
 
-@pytest.mark.parametrize(
-    ("header", "value"),
-    [
-        ("Mcp-Method", "tools/list"), ("Mcp-Method", "Tools/call"), ("Mcp-Method", None),
-        ("Mcp-Name", "other__echo"), ("Mcp-Name", "TIME__ECHO"), ("Mcp-Name", None),
-        ("Mcp-Name", "time__echo, other__echo"), ("Mcp-Name", "=?base64?!!!?="),
-        ("Mcp-Name", "=?base64?b3RoZXJfX2VjaG8=?="), ("Mcp-Name", ""),
-        ("MCP-Protocol-Version", "2027-01-01"),
-    ],
-)  # fmt: skip
-def test_refuses_a_header_that_differs_from_the_body(
-    door: Door, header: str, value: str | None
-) -> None:
-    with door.untouched():
-        if value is None:
-            answer = door.post(modern_call("time__echo", {}), drop=(header,))
-        else:
-            answer = door.post(modern_call("time__echo", {}), {header: value})
-        assert (answer.status, answer.code) == (400, -32020)
-
-
-def test_takes_a_mirrored_name_in_base64_or_with_white_space_around(door: Door) -> None:
-    encoded = base64.b64encode(b"time__echo").decode()
-    for value in (f"=?base64?{encoded}?=", "  time__echo\t"):
-        assert door.post(modern_call("time__echo", {}), {"Mcp-Name": value}).status == 200
-
-
 @pytest.mark.parametrize("version", ["2027-01-01", "1999-01-01", "DRAFT", "2026-07-28x"])
 def test_refuses_a_revision_it_does_not_speak_and_says_which_it_does(
     door: Door, version: str

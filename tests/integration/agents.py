@@ -186,7 +186,7 @@ def _validator(version: str, name: str) -> jsonschema.protocols.Validator:
     return jsonschema.validators.validator_for(whole)(whole)
 
 
-def conforms(version: str, name: str, value: object) -> None:
+def conforms(version: str, name: str, value: Any) -> None:
     """Hold `value` against the type `name` of a protocol revision's published schema."""
     if not SCHEMAS.is_dir():
         pytest.skip("the protocol's JSON Schemas are not beside this checkout")

@@ -43,7 +43,7 @@ FAULTS = {
     "redirect": "redirect",
     "headers": "headers",
     "deep": "JSON",
-    "wrong-id": "no response",
+    "wrong-id": "no response|without a response",
     "not-json": "JSON",
     "sse-endless": "in time|within",
     "sse-cut": "without a response|broke off|closed",
@@ -80,7 +80,9 @@ def house(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[
         servers["never"] = {"url": f"http://127.0.0.1:{free_port()}/mcp", "timeout": SECONDS}
         changes = {"servers": servers, "grants": allow_all(*servers)}
         with gateway(tmp_path_factory.mktemp("bad"), issuer, changes) as gw:
-            Agent(f"{gw.url}/mcp", gw.token()).tools()  # the hopeless ones have had their moment
+            first = Agent(f"{gw.url}/mcp", gw.token())
+            first.tools()  # the hopeless ones have had their moment
+            first.close()
             yield gw
 
 
