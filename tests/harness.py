@@ -207,6 +207,9 @@ class Gateway:
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
         assert self.process is None or self.process.poll() is None, self.output
+        listen = str(self.config["listen"])
+        if listen.startswith("unix:") and not Path(listen.removeprefix("unix:")).is_socket():
+            return False  # the client leaks a socket for each failed attempt
         with contextlib.suppress(httpx2.HTTPError), self.client() as client:
             return client.get("/readyz").status_code == 200
         return False

@@ -67,6 +67,7 @@ class FileLog:
         self._queue: list[Entry] = []
         self._batch: list[Entry] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._last_append = 0.0
         self._gap_between = 1.0
         self._refusal: str | None = None
@@ -166,10 +167,12 @@ class FileLog:
             delay = 0.0
         timer = self._timer
         if timer is not None:
-            if timer.when() <= now + delay:
+            if self._due <= now + delay:
                 return
             timer.cancel()
-        self._timer = self._loop.call_at(now + delay, self._hand_over)
+        # Kept apart: what uvloop gives for a delay of nothing cannot tell when it is due.
+        self._due = now + delay
+        self._timer = self._loop.call_at(self._due, self._hand_over)
 
     def _hand_over(self) -> None:
         if self._timer is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from agentgw.upstream.link import Authorise, Link, Outbound, Reply
 from agentgw.upstream.translate import documents
 
 OWN_BINDING = "gateway"
+_log = logging.getLogger("agentgw.upstream")
 
 NoteApproval = Callable[[str, Mapping[str, str]], Awaitable[None]]
 """Records that a server's tool definitions (digests by name) count as approved; durable on return."""
@@ -162,6 +164,7 @@ class Catalogue:
         except Exception as error:
             # Whatever a server sends must not end the task that all its callers wait for.
             self._failure = f"its tool list could not be read ({type(error).__name__})"
+            _log.exception("could not read the tool list of %s", self.server)
         finally:
             self._running = None
 

@@ -177,7 +177,8 @@ def test_a_unix_socket_serves_outlives_a_kill_and_is_never_stolen(
         assert "result" in gw.call("ok__echo").json()
         gw.stop(signal.SIGKILL)
         assert path.is_socket()
-        gw.start()
+        gw.start(ready=False)
+        wait_for(lambda: gw.output.count("listening on") == 2, "the second start")
         assert "result" in gw.call("ok__echo").json()
         assert gw.stop() == 0
         assert not path.exists()

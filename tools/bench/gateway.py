@@ -7,6 +7,7 @@ one that does. The product has no such switches: this is the only place that kno
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -24,10 +25,13 @@ from agentgw.gateway.call import Gateway, Minter
 from agentgw.gateway.incoming import Incoming, Server
 from agentgw.gateway.journal import Entry, Journal
 from agentgw.gateway.plan import Plan, plan_token
+from agentgw.http.connection import body_at_once, respond_at_once
 from agentgw.http.downstream import Authenticator
+from agentgw.http.request import Receive, Scope, Send, read_body
 from agentgw.policy import AccessRequest, Decision, Policy
+from agentgw.upstream.http import HttpOrigin
 
-PARTS = ("verify", "verify_cache", "policy", "mint", "audit", "fsync")
+PARTS = ("verify", "verify_cache", "policy", "mint", "audit", "fsync", "everything")
 
 
 class FirstCaller:
@@ -127,8 +131,38 @@ class OnePlan:
         return self._plan
 
 
+class Relay:
+    """The face and the pool of upstream connections with nothing between them: bytes in, bytes out."""
+
+    def __init__(self, origin: HttpOrigin) -> None:
+        self._origin = origin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = body_at_once(scope)
+        if body is None:
+            body = await read_body(receive, 1 << 22, 30)
+        headers = b"".join(
+            b"%b: %b\r\n" % header for header in scope["headers"] if header[0] not in _HOP_BY_HOP
+        )
+        deadline = asyncio.get_running_loop().time() + 60
+        answer = await self._origin.open(
+            b"POST", self._origin.target, headers, body, deadline=deadline, max_body=1 << 24
+        )
+        assert answer.complete is not None
+        lines = b"content-type: " + answer.headers[b"content-type"] + b"\r\n"
+        respond_at_once(scope, answer.status, lines, answer.complete)
+
+
+_HOP_BY_HOP = frozenset({b"host", b"content-length", b"connection"})
+
+
 def switch_off(app: App, without: Collection[str]) -> None:
     """Replace the parts of a composed application that `without` names."""
+    if "everything" in without:
+        url = next(iter(app.config.servers.values())).url
+        assert url is not None
+        vars(app.site)["_downstream"] = Relay(HttpOrigin(url))
+        return
     gateway: Gateway = app.gateway
     here, door = gateway.here, app.downstream.door
     if "verify" in without:

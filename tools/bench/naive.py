@@ -1,10 +1,9 @@
 """The naive gateway: what a competent engineer writes in a day, before measuring anything.
 
-Starlette in front, one long-lived httpx2 client behind, PyJWT both ways, one SQLite row per call,
+Starlette in front, one long-lived httpx client behind, PyJWT both ways, one SQLite row per call,
 committed with synchronous=FULL. It does the same story as the product for one server: verify the
 caller, look the tool up in a table of grants, mint a token for this call, write the record, forward.
-No caches, no batching. (The usual choice would be httpx; the repository allows httpx2 only, which
-costs about half of it, so this row is kinder than the habit.)
+No caches, no batching, every library as its first page shows it.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx2
+import httpx
 import jwt
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -69,14 +68,13 @@ def make_app(upstream: str, issuer: str, audience: str, jwks: str, database: Pat
         record(claims, tool, "allow", body)
         headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
         headers["authorization"] = f"Bearer {mint(claims, tool)}"
-        client: httpx2.AsyncClient = request.app.state.client
+        client: httpx.AsyncClient = request.app.state.client
         answer = await client.post(upstream, content=body, headers=headers)
         return Response(answer.content, answer.status_code, media_type="application/json")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-        async with httpx2.AsyncClient(limits=limits, timeout=30) as app.state.client:
+        async with httpx.AsyncClient(timeout=30) as app.state.client:
             yield
 
     return Starlette(routes=[Route("/mcp/bench", call, methods=["POST"])], lifespan=lifespan)

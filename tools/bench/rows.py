@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from issuer import ALIAS, CLIENT, Issuer
@@ -256,6 +257,12 @@ def _nginx_missing() -> str:
     return "" if _nginx_binary() else "nginx is not installed (apt install nginx-light)"
 
 
+def _naive_missing() -> str:
+    if find_spec("httpx"):
+        return ""
+    return 'httpx is not installed (pip install -e ".[bench]")'
+
+
 def _fastmcp_missing() -> str:
     if (FASTMCP_VENV / "bin" / "python").exists():
         return ""
@@ -280,7 +287,7 @@ def install_fastmcp() -> None:
             )
 
 
-_RELAY = ("verify", "policy", "mint", "audit")
+_RELAY = ("everything",)
 
 ROWS = (
     Row("direct", _direct),
@@ -294,5 +301,5 @@ ROWS = (
     Row("full_without_audit", partial(_gateway, ("audit",)), mints=True, records=0),
     Row("full_without_fsync", partial(_gateway, ("fsync",)), mints=True, records=1),
     Row("fastmcp", _fastmcp, missing=_fastmcp_missing, most_c=32),
-    Row("naive", _naive, mints=True),
+    Row("naive", _naive, missing=_naive_missing, mints=True),
 )
