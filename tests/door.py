@@ -121,7 +121,8 @@ class Door:
 
     def read(self, sock: socket.socket, want: int = 1, method: str = "POST") -> list[Answered]:
         """The next `want` answers on a connection, fewer where it is closed before."""
-        wire, answers = _Wire(sock), []
+        wire = _Wire(sock)
+        answers: list[Answered] = []
         while len(answers) < want and (answer := wire.answer(method)) is not None:
             answers.append(answer)
         self.said.append(bytes(wire.all))
@@ -211,7 +212,9 @@ class Door:
         }
         fixed = ["planner-secret", "coder-secret", "PRIVATE KEY"]
         wanted = [secret.encode() for secret in [*self.secrets(), *fixed]]
-        return [f"{place}: {s[:8]!r}…" for place, text in texts.items() for s in wanted if s in text]
+        return [
+            f"{place}: {s[:8]!r}…" for place, text in texts.items() for s in wanted if s in text
+        ]
 
 
 class _Wire:

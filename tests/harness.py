@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -28,6 +29,9 @@ from starlette.routing import Route
 ROOT = Path(__file__).parent.parent
 MODERN = "2026-07-28"
 START_SECONDS = 20.0
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody. Each client would else read all authorities of the system, which takes longest."""
 
 
 def free_port() -> int:
@@ -153,7 +157,7 @@ class Gateway:
     process: subprocess.Popen[bytes] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-    transport: Callable[[], httpx2.BaseTransport] = httpx2.HTTPTransport
+    transport: Callable[[], httpx2.BaseTransport] = lambda: httpx2.HTTPTransport(verify=NO_TLS)
     preexec: Callable[[], None] | None = None
 
     @property

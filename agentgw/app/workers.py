@@ -47,21 +47,22 @@ class Workers:
         signal.signal(signal.SIGHUP, lambda *_: self._reload())
         for worker in range(1, self._config.workers + 1):
             self._start(worker)
-        started = time.monotonic()
+        replaced: set[int] = set()
         while self._children:
             pid, status = os.wait()
             worker_number = self._children.pop(pid, None)
             if worker_number is None or self._stopping:
                 continue
             code = os.waitstatus_to_exitcode(status)
-            if code == BAD_CONFIG and time.monotonic() - started < RESTART_SECONDS:
+            if code == BAD_CONFIG and worker_number not in replaced:
+                # It never served: what is wrong for one at the start is wrong for all.
                 self._exit_code = code
                 self._stop()
                 continue
             how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
             _log.error("worker %d %s; it is started again", worker_number, how)
             time.sleep(RESTART_SECONDS)
-            started = time.monotonic() - RESTART_SECONDS
+            replaced.add(worker_number)
             if not self._stopping:
                 self._start(worker_number)
         return self._exit_code

@@ -11,7 +11,9 @@ from agentgw.config.source import Loc, Place, parse_value
 from agentgw.errors import ConfigError
 
 PREFIX = "AGENTGW_"
-NOT_OURS = re.compile(r"AGENTGW_(CONFIG|LOG_LEVEL|VENV|PYTHON|PORT|PORT_\d.*|SERVICE_(HOST|PORT).*)")
+NOT_OURS = re.compile(
+    r"AGENTGW_(CONFIG|LOG_LEVEL|VENV|PYTHON|PORT|PORT_\d.*|SERVICE_(HOST|PORT).*)"
+)
 """`AGENTGW_CONFIG` names the file itself, `AGENTGW_LOG_LEVEL` is read by `serve`, two are read by the
 scripts of a checkout, and the others Kubernetes sets for a Service called agentgw."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from agentgw.core.principal import EVIDENCE, Caller, Hop, Subject
 
@@ -16,8 +16,7 @@ Kind = Literal["tools", "resources", "prompts", "methods"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRequest:
+class AccessRequest(NamedTuple):
     """One question: may `caller` do this? `arguments` is None on lists, and there only.
 
     `name` is the original name at the server (tool, prompt, resource URI) or, for kind `methods`, the
@@ -34,8 +33,7 @@ class AccessRequest:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The answer. `reason` is None on allow, else `unknown_agent`, `not_available` or
     `insufficient_scope`; `rule` names what decided (`-` where no row matched); `missing_scopes` is
     filled only where policy would allow with them."""

@@ -49,13 +49,14 @@ class Inbound:
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Caller:
     """A verified caller. `chain` runs from the current actor outwards to the first; times are Unix seconds.
 
     `resources` are those of our own resource URLs this token may be used at. `claims` are the verified
     claims, for conditions only; nothing is decided on them elsewhere. `notes` are facts for the record
-    (an `act` that was dropped, for example).
+    (an `act` that was dropped, for example). One object is made per verified token and compared by
+    identity, so that what was decided for it is found again at once.
     """
 
     subject: Subject

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentgw.core.grants import Kind
 
@@ -28,8 +27,7 @@ _REFERENCES: Mapping[str, tuple[Kind, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The thing a request acts on. `name` is the original name; `arguments` are what conditions see."""
 
     kind: Kind

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -57,6 +58,7 @@ class Stage:
         own = {name: value for name, value in os.environ.items() if not name.startswith("AGENTGW_")}
         self._environment = {**own, **self.environment}
         self._processes = Processes(self.folder, self._environment)
+        self._handlers: dict[signal.Signals, Any] = {}
 
     @property
     def coder_key(self) -> str:
@@ -78,7 +80,7 @@ class Stage:
         }
 
     def __enter__(self) -> Stage:
-        _end_like_an_interrupt()
+        self._handlers = _end_like_an_interrupt()
         try:
             self._open()
         except BaseException:
@@ -94,6 +96,8 @@ class Stage:
     ) -> None:
         self._processes.close()
         self.issuer.__exit__(kind, error, trace)
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
 
     def _open(self) -> None:
         self.issuer.__enter__()
@@ -131,13 +135,16 @@ class Stage:
             return False
 
 
-def _end_like_an_interrupt() -> None:
-    """Let SIGTERM and SIGHUP unwind the stack as SIGINT does, so that everything is closed."""
+def _end_like_an_interrupt() -> dict[signal.Signals, Any]:
+    """Let SIGTERM and SIGHUP unwind the stack as SIGINT does, so that everything is closed.
+
+    Returns the handlers there were before.
+    """
     if threading.current_thread() is not threading.main_thread():
-        return
+        return {}
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, interrupt)
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    return {signum: signal.signal(signum, interrupt) for signum in ends}

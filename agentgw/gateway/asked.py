@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from agentgw.core import refusal
 from agentgw.core.catalog import Listing, Tool, split_exposed
@@ -17,8 +17,7 @@ from agentgw.mcp.message import INVALID_PARAMS, Message
 _UNASKED = frozenset({"initialize", "server/discover", "ping", OPEN_STREAM, END_SESSION})
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A message resolved: which server and tool it is for, and the message as that server will get it.
 
     `label` is the caller's own word for the thing. `failure` says why the server's tools are unknown,
@@ -67,7 +66,7 @@ async def _resolve_exposed(servers: Mapping[str, Server], incoming: Incoming) ->
     tool = listing.exposed.get(exposed) if listing is not None else None
     name = tool.name if tool is not None else split[1]
     params = {**message.params, "name": name}
-    renamed = replace(message, params=params, document={**message.document, "params": params})
+    renamed = message._replace(params=params, document={**message.document, "params": params})
     withheld = listing.withheld.get(name) if listing is not None else None
     target = target_of("tools/call", params)
     return Asked(server, renamed, target, tool, exposed, failure, withheld)

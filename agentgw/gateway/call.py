@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agentgw.core import refusal
@@ -190,7 +190,7 @@ class Gateway:
             incoming.version,
             token,
             self.authorise_for(incoming, server),
-            _binding(incoming.caller),
+            incoming.caller,
             asyncio.get_running_loop().time() + server.timeout,
             session is not None and session.relayed,
             session.upstream if session is not None else None,
@@ -272,7 +272,7 @@ class Gateway:
         Never answers one of our codes: clients would take us for a server of another era.
         """
         opening = AgentSession("", incoming.version, relayed=True, upstream=None)
-        answer = await self.call(replace(incoming, session=opening))
+        answer = await self.call(incoming._replace(session=opening))
         return answer if answer.status == 200 and not answer.refused else None
 
     def authorise_for(self, incoming: Incoming, server: Server) -> Authorise:
@@ -284,7 +284,7 @@ class Gateway:
             message = _auxiliary(method, params)
             plan = plan_token(here.issuer, here.random, incoming.caller, server, message, None, now)
             entry = await here.journal.open(
-                replace(incoming, message=message, event_id=here.journal.new_id()),
+                incoming._replace(message=message, event_id=here.journal.new_id()),
                 server,
                 None,
                 now=now,
@@ -374,7 +374,3 @@ async def _transmit(server: Server, incoming: Incoming, out: Outbound) -> Reply:
 def _auxiliary(method: str, params: Mapping[str, Any]) -> Message:
     document: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": dict(params)}
     return Message("notification", None, method, document["params"], document)
-
-
-def _binding(caller: Caller) -> str:
-    return "\0".join((caller.subject.name, *(hop.id for hop in caller.chain)))

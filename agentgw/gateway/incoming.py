@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentgw.core.principal import Caller
 from agentgw.core.record import Assurance
@@ -52,8 +53,7 @@ class AgentSession:
     upstream: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """One authenticated request. `server` is None on `/mcp`; `version` is the agent's protocol version.
 
     `client` is the agent's own word about its software; `trace` a W3C trace id; `session` is set where a

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agentgw.audit import AuditLog
 from agentgw.core.canonical import digest
@@ -31,8 +30,7 @@ class People(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An open decision, waiting for its outcome. `started` is Unix seconds."""
 
     event_id: str

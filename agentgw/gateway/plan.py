@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -34,8 +33,7 @@ def canonical(value: Any) -> bytes:
     return canonical_json(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """`claims` is None where no token goes along; `issued` is what the record keeps of the token."""
 
     claims: dict[str, Any] | None

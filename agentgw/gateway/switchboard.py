@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 from agentgw import __version__
 from agentgw.core import refusal
@@ -20,7 +22,7 @@ from agentgw.gateway.problems import refusal as refused
 from agentgw.mcp import bridge, handshake
 from agentgw.mcp.message import INVALID_PARAMS, METHOD_NOT_FOUND, encode
 from agentgw.upstream.catalogue import final_document
-from agentgw.upstream.link import Reply, ServerInfo
+from agentgw.upstream.link import Link, Reply, ServerInfo
 
 IDENTITY: Mapping[str, str] = {"name": "agentgw", "version": __version__}
 TOOLS_ONLY: Mapping[str, Any] = {"tools": {}}
@@ -35,6 +37,7 @@ class Switchboard:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._modern_only: WeakSet[Link] = WeakSet()
 
     async def handle(self, incoming: Incoming) -> Answer:
         """Answer one authenticated message."""
@@ -78,10 +81,12 @@ class Switchboard:
         version = handshake.negotiate(incoming.message)
         info = await self._info(incoming)
         server = self._server(incoming)
-        if info is not None and info.era == "handshake" and server and server.link.relays_sessions:
+        if info is not None and server is not None and self._may_relay(server, info):
             relayed = await self._relay_opening(incoming)
             if relayed is not None:
                 return relayed
+            if info.era == "modern":
+                self._modern_only.add(server.link)
         if info is None:
             value = bridge.initialize_result(version, TOOLS_ONLY, IDENTITY, None)
         else:
@@ -93,10 +98,16 @@ class Switchboard:
         answer.session = NewSession(version, relayed=False, upstream=None)
         return answer
 
+    def _may_relay(self, server: Server, info: ServerInfo) -> bool:
+        """Whether to ask for the server's own session: many that speak 2026-07-28 still give one."""
+        if not server.link.relays_sessions:
+            return False
+        return info.era == "handshake" or server.link not in self._modern_only
+
     async def _relay_opening(self, incoming: Incoming) -> Answer | None:
         """The server's own answer to initialize, or None where it gave none: then we open ours."""
         answer = await self._gateway.relay_opening(incoming)
-        if answer is not None and answer.status == 200:
+        if answer is not None and (answer.stream is not None or _has_result(answer.body)):
             answer.session = NewSession(
                 incoming.version, relayed=True, upstream=answer.upstream_session
             )
@@ -207,9 +218,9 @@ class Switchboard:
         )
 
     async def _info(self, incoming: Incoming) -> ServerInfo | None:
-        """What the server said of itself; None on `/mcp` and while it cannot be reached."""
+        """What the server said of itself; None on `/mcp`, for unknown agents, while out of reach."""
         server = self._server(incoming)
-        if server is None:
+        if server is None or not self._gateway.knows_agents_of(incoming.caller):
             return None
         try:
             async with asyncio.timeout(server.timeout):
@@ -223,6 +234,10 @@ class Switchboard:
     def _speaks_http(self, incoming: Incoming) -> bool:
         server = self._server(incoming)
         return server is not None and server.link.relays_sessions
+
+
+def _has_result(body: bytes) -> bool:
+    return isinstance(json.loads(body).get("result"), dict)
 
 
 def _exposed(tool: Tool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,8 @@ from agentgw.gateway.incoming import (
 )
 from agentgw.gateway.problems import error_body
 from agentgw.gateway.switchboard import Switchboard
-from agentgw.http.connection import body_at_once, respond_at_once
+from agentgw.http.answers import metadata_url, quotable, respond, stream_out
+from agentgw.http.connection import body_at_once
 from agentgw.http.request import (
     Receive,
     RefusedRequest,
@@ -32,10 +33,13 @@ from agentgw.http.request import (
     Send,
     bearer,
     check_body_headers,
+    client_of,
     headers_of,
     read_body,
+    source_of,
     text,
     too_large,
+    trace_of,
 )
 from agentgw.http.sessions import SessionSeal
 from agentgw.mcp import handshake, modern
@@ -44,11 +48,9 @@ from agentgw.mcp.message import Message, encode, parse_message
 _LARGE = 256 * 1024
 """Bytes from which a body is parsed in a thread, so that no other call waits over 5 ms for it."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """RFC 6749 section 3.3: what else a token calls a scope could not stand in a header."""
 
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _log = logging.getLogger("agentgw.http")
 
 
@@ -119,31 +121,31 @@ class Downstream:
             answer = await self._answer(incoming)
             await self._write(scope, send, door, incoming, answer)
         except InvalidToken as error:
-            self._unauthenticated(_source(scope))
+            self._unauthenticated(source_of(scope))
             await self._challenge(scope, send, door, server, headers, error)
         except MalformedMessage as error:
             body = error_body(error.request_id, error.code, str(error), error.data)
             await self._note(scope, caller, event_id, error.status, error.code)
-            await _respond(scope, send, error.status, JSON, body, event_id)
+            await respond(scope, send, error.status, JSON, body, event_id)
         except RefusedRequest as error:
             body = error.text.encode("utf-8", "replace") + b"\n"
             extra = b"allow: POST\r\n" if error.status == 405 else b""
             await self._note(scope, caller, event_id, error.status)
-            await _respond(
+            await respond(
                 scope, send, error.status, b"text/plain; charset=utf-8", body, event_id, extra
             )
         except Unavailable as error:
             _log.error("refused a request: %s", error)
-            await _respond(scope, send, 503, JSON, error_body(None, 46004, "unavailable"), event_id)
+            await respond(scope, send, 503, JSON, error_body(None, 46004, "unavailable"), event_id)
         except Exception:
             _log.exception("failed on a request; event %s", event_id)
             body = error_body(None, -32603, "the gateway failed on this request")
-            await _respond(scope, send, 500, JSON, body, event_id)
+            await respond(scope, send, 500, JSON, body, event_id)
         except asyncio.CancelledError:
             # The agent is gone, or cancelled its own request: an empty stream says that nothing follows.
             if task is not None:
                 task.uncancel()
-            await _respond(scope, send, 200, EVENT_STREAM, b"", event_id)
+            await respond(scope, send, 200, EVENT_STREAM, b"", event_id)
 
     async def _note(
         self,
@@ -162,12 +164,17 @@ class Downstream:
                 event_id=event_id,
                 caller=caller,
                 server=scope["agentgw.server"],
-                source=_source(scope),
+                source=source_of(scope),
                 detail={"status": status} if code is None else {"status": status, "code": code},
                 reason="bad_request",
             )
         except Unavailable as error:
             _log.error("a refusal went unrecorded: %s", error)
+        except asyncio.CancelledError:
+            # The agent is gone; the record is on its way all the same.
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
 
     async def _caller(
         self, door: Door, scope: Scope, headers: dict[bytes, bytes], server: str | None
@@ -223,9 +230,9 @@ class Downstream:
             "handshake" if is_handshake else "modern",
             handshake.check_version(version) if is_handshake else modern.VERSION,
             event_id,
-            _source(scope),
-            _client(message, headers),
-            _trace(message, headers),
+            source_of(scope),
+            client_of(message, headers),
+            trace_of(message, headers),
             session,
             text(headers, b"last-event-id"),
         )
@@ -289,10 +296,10 @@ class Downstream:
         if answer.status == 405:
             extra += b"allow: POST\r\n"
         if answer.stream is not None:
-            await _stream(scope, send, answer.stream, incoming.event_id, extra)
+            await stream_out(scope, send, answer.stream, incoming.event_id, extra)
         else:
             content_type = answer.content_type if answer.body else b""
-            await _respond(
+            await respond(
                 scope, send, answer.status, content_type, answer.body, incoming.event_id, extra
             )
 
@@ -310,96 +317,14 @@ class Downstream:
         body: dict[str, Any] = {"error": "unauthorized", "error_description": "no credentials"}
         if error is not _NoCredentials:
             parts.append('error="invalid_token"')
-            parts.append(f'error_description="{_quotable(error.reason)}"')
-            body = {"error": "invalid_token", "error_description": _quotable(error.reason)}
+            parts.append(f'error_description="{quotable(error.reason)}"')
+            body = {"error": "invalid_token", "error_description": quotable(error.reason)}
         wanted = door.challenge_scope(server)
         if wanted:
             parts.append(f'scope="{wanted}"')
         parts.append(f'resource_metadata="{metadata_url(door.public_url, server)}"')
         challenge = b"www-authenticate: Bearer " + ", ".join(parts).encode("latin-1") + b"\r\n"
-        await _respond(scope, send, 401, JSON, encode(body), None, challenge)
+        await respond(scope, send, 401, JSON, encode(body), None, challenge)
 
 
 _NoCredentials = InvalidToken("there is no Authorization header")
-
-
-def metadata_url(public_url: str, server: str | None) -> str:
-    """Where the RFC 9728 document of a resource is (section 3.1)."""
-    path = "/mcp" if server is None else f"/mcp/{server}"
-    return f"{public_url}/.well-known/oauth-protected-resource{path}"
-
-
-async def _respond(
-    scope: Scope,
-    send: Send,
-    status: int,
-    content_type: bytes,
-    body: bytes,
-    event_id: str | None,
-    extra: bytes = b"",
-) -> None:
-    lines = extra
-    if content_type:
-        lines += b"content-type: " + content_type + b"\r\n"
-    if event_id is not None:
-        lines += b"agentgw-event-id: " + event_id.encode("ascii") + b"\r\n"
-    if respond_at_once(scope, status, lines, body):
-        return
-    headers = [*_split(lines), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _stream(
-    scope: Scope, send: Send, stream: AsyncIterator[bytes], event_id: str, extra: bytes
-) -> None:
-    lines = (
-        extra
-        + b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
-        + b"agentgw-event-id: "
-        + event_id.encode("ascii")
-        + b"\r\n"
-    )
-    await send({"type": "http.response.start", "status": 200, "headers": _split(lines)})
-    try:
-        async for chunk in stream:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    except asyncio.CancelledError:
-        # The agent is gone, or cancelled its own request: nothing follows.
-        task: asyncio.Task[object] | None = scope["agentgw.task"]
-        if task is not None:
-            task.uncancel()
-    finally:
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _split(lines: bytes) -> list[tuple[bytes, bytes]]:
-    pairs = (line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
-    return [(name, value) for name, value in pairs]
-
-
-def _source(scope: Scope) -> str | None:
-    client = scope.get("client")
-    return None if client is None else str(client[0])
-
-
-def _client(message: Message, headers: dict[bytes, bytes]) -> str | None:
-    """The agent's own word about its software; never believed, only written down."""
-    info = message.params.get("clientInfo") or message.meta.get(modern.META_CLIENT_INFO)
-    if isinstance(info, dict):
-        name = f"{info.get('name')}/{info.get('version')}"
-    else:
-        name = text(headers, b"user-agent") or ""
-    return _UNPRINTABLE.sub("?", name[:120]) or None
-
-
-def _trace(message: Message, headers: dict[bytes, bytes]) -> str | None:
-    parent = message.meta.get("traceparent") or text(headers, b"traceparent")
-    found = _TRACEPARENT.fullmatch(parent) if isinstance(parent, str) else None
-    return found.group(1) if found is not None else None
-
-
-def _quotable(reason: str) -> str:
-    return re.sub(r'[^\x20-\x7e]|["\\]', "'", reason)[:200]

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from agentgw.errors import CallerError, InvalidToken
+from agentgw.mcp import modern
+from agentgw.mcp.message import Message
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -29,6 +31,11 @@ _SINGLE = frozenset(
         b"agentgw-subject-token",
     }
 )
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_JWT = re.compile(r"eyJ[\w-]{7,}\.[\w.-]*")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 class RefusedRequest(CallerError):
@@ -112,3 +119,27 @@ async def read_body(receive: Receive, limit: int, deadline: float) -> bytes:
 def too_large(limit: int) -> RefusedRequest:
     """The refusal of a body over `limit` bytes."""
     return RefusedRequest(413, f"the body is larger than {limit} bytes")
+
+
+def source_of(scope: Scope) -> str | None:
+    """The address a request came from, None on a unix socket."""
+    client = scope.get("client")
+    return None if client is None else str(client[0])
+
+
+def client_of(message: Message, headers: dict[bytes, bytes]) -> str | None:
+    """The agent's own word about its software; never believed, only written down."""
+    info = message.params.get("clientInfo") or message.meta.get(modern.META_CLIENT_INFO)
+    if isinstance(info, dict):
+        words = (info.get("name"), info.get("version"))
+        name = "/".join(word[:256] if isinstance(word, str) else "-" for word in words)
+    else:
+        name = text(headers, b"user-agent") or ""
+    return _UNPRINTABLE.sub("?", _JWT.sub("[token]", name[:512])[:120]) or None
+
+
+def trace_of(message: Message, headers: dict[bytes, bytes]) -> str | None:
+    """The trace id a request says it belongs to (W3C Trace Context)."""
+    parent = message.meta.get("traceparent") or text(headers, b"traceparent")
+    found = _TRACEPARENT.fullmatch(parent) if isinstance(parent, str) else None
+    return found.group(1) if found is not None else None

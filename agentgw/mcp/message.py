@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -35,8 +34,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 RequestId = str | int
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One JSON-RPC message. `document` is the whole object as parsed, unknown members included."""
 
     kind: Literal["request", "notification", "response"]

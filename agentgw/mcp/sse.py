@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 class EventReader:
     """Feeds on chunks of an event stream and gives back the data of each `message` event.
@@ -15,6 +17,7 @@ class EventReader:
         self._size = 0
         self._limit = limit
         self._skip_line_feed = False
+        self._at_start = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes, in order."""
@@ -25,6 +28,11 @@ class EventReader:
             self._skip_line_feed = False
         self._buffer += chunk
         start = 0
+        if self._at_start:
+            if len(self._buffer) < 3 and _BYTE_ORDER_MARK.startswith(self._buffer):
+                return events
+            self._at_start = False
+            start = 3 if self._buffer.startswith(_BYTE_ORDER_MARK) else 0
         while (found := self._line_end(start)) is not None:
             end, after = found
             self._take(bytes(self._buffer[start:end]), events)
@@ -56,6 +64,9 @@ class EventReader:
             data = line[6:] if line[5:6] == b" " else line[5:]
             self._data.append(data)
             self._size += len(data) + 1
+        elif line == b"data":
+            self._data.append(b"")
+            self._size += 1
 
 
 def event(data: bytes) -> bytes:

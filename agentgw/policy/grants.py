@@ -54,10 +54,7 @@ class GrantsPolicy:
     def decide(self, request: AccessRequest) -> Decision:
         """Judge one request by contract: agents, deny rows, grants, scope (see `core.grants.judge`)."""
         caller = request.caller
-        key = (
-            request.name, request.server, request.kind, caller.subject, caller.chain, caller.groups,
-            caller.scopes, request.scopes,
-        )  # fmt: skip
+        key = (caller, request.name, request.server, request.kind, request.scopes)
         answer = self._answers.get(key)
         if answer is not None:
             try:
@@ -81,7 +78,7 @@ class GrantsPolicy:
 
         A server for which nothing does looks to the caller as if it did not exist.
         """
-        key = (server, caller.subject, caller.chain, caller.groups)
+        key = (caller, server)
         answer = self._reached.get(key)
         if answer is None:
             if len(self._reached) >= self._cache_size:

@@ -5,6 +5,6 @@
 wrong is UpstreamFailed, with a reason that is safe to show and reads on after the server's name.
 """
 
-from agentgw.upstream.link import Link, Outbound, Reply, ServerInfo
+from agentgw.upstream.link import Authorise, Era, Link, Outbound, Reply, ServerInfo
 
-__all__ = ["Link", "Outbound", "Reply", "ServerInfo"]
+__all__ = ["Authorise", "Era", "Link", "Outbound", "Reply", "ServerInfo"]

@@ -15,7 +15,6 @@ from agentgw.mcp.message import Message
 from agentgw.upstream.link import Authorise, Link, Outbound, Reply
 from agentgw.upstream.translate import documents
 
-OWN_BINDING = "gateway"
 _log = logging.getLogger("agentgw.upstream")
 
 NoteApproval = Callable[[str, Mapping[str, str]], Awaitable[None]]
@@ -218,7 +217,7 @@ class Catalogue:
             modern.VERSION,
             await self._authorise("tools/list", params),
             self._authorise,
-            OWN_BINDING,
+            None,
             asyncio.get_running_loop().time() + self._timeout,
         )
         answer = await final_document(await self._link.send(out), self._max_answer)

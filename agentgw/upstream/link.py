@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
+from agentgw.core.principal import Caller
 from agentgw.mcp.message import Message
 from agentgw.mcp.modern import META_SERVER_INFO
 
@@ -41,12 +43,14 @@ class ServerInfo:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Outbound:
+NO_HEADERS: Mapping[tuple[str, ...], str] = MappingProxyType({})
+
+
+class Outbound(NamedTuple):
     """One message of an agent for a tool server: `message` as policy saw it, names already the server's own.
 
-    `era` and `version` are the agent's; `token` goes along as bearer; `binding` names who the call is for,
-    so that sessions we open ourselves are never shared. Where `relayed`, the agent speaks to the server
+    `era` and `version` are the agent's; `token` goes along as bearer; `caller` is who the call is for,
+    None for ourselves: sessions we open are never shared. Where `relayed`, the agent speaks to the server
     in the server's own session, and `session` is that session's id once there is one. `deadline` is in
     event-loop time.
     """
@@ -56,11 +60,18 @@ class Outbound:
     version: str
     token: bytes | None
     authorise: Authorise
-    binding: str
+    caller: Caller | None
     deadline: float
     relayed: bool = False
     session: str | None = None
-    headers: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    headers: Mapping[tuple[str, ...], str] = NO_HEADERS
+
+    @property
+    def binding(self) -> str:
+        """Who it is for, as a key of the sessions we hold: subject and chain, or ourselves."""
+        if self.caller is None:
+            return ""
+        return "\0".join((self.caller.subject.name, *(hop.id for hop in self.caller.chain)))
 
 
 @dataclass(slots=True)

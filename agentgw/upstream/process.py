@@ -10,7 +10,7 @@ from agentgw.errors import UpstreamFailed
 from agentgw.mcp import bridge, handshake, modern
 from agentgw.upstream.link import Authorise, Outbound, Reply, ServerInfo
 from agentgw.upstream.stdio import StdioServer
-from agentgw.upstream.translate import Document, Translation, translate
+from agentgw.upstream.translate import Document, Translation, one, translate
 
 
 class ProcessLink:
@@ -76,7 +76,7 @@ class ProcessLink:
         how = Translation(message.method, message.id, message.id, out.era, info)
         if "progressToken" not in message.meta:
             answer = await self._server.request(message.method, params, deadline=out.deadline)
-            return await translate(_one({**answer, "id": message.id}), how)
+            return await translate(one({**answer, "id": message.id}), how)
         return await translate(self._messages(out, params), how)
 
     async def _messages(self, out: Outbound, params: dict[str, Any]) -> AsyncIterator[Document]:
@@ -137,7 +137,3 @@ class ProcessLink:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout
-
-
-async def _one(document: Document) -> AsyncIterator[Document]:
-    yield document

@@ -26,6 +26,7 @@ from agentgw.upstream.translate import (
     Document,
     Translation,
     documents,
+    one,
     parse_document,
     parse_large,
     translate,
@@ -35,7 +36,8 @@ _BASE_HEADERS = (
     b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
     b"User-Agent: agentgw\r\n"
 )
-_OWN_BINDING = "gateway"
+_OWN_BINDING = ""
+"""The binding of what we ask on our own account, as `Outbound.binding` gives it without a caller."""
 _REPROBE_SECONDS = 30.0
 
 
@@ -143,6 +145,8 @@ class StreamableHttp:
     async def _send_relayed(self, out: Outbound) -> Reply:
         headers = f"MCP-Protocol-Version: {out.version}\r\n".encode()
         if out.message.method == "initialize":
+            if self._era == "modern":
+                raise UpstreamFailed("it is configured to speak 2026-07-28 only")
             headers = b""
         if out.session is not None:
             headers += session_line(out.session)
@@ -253,7 +257,7 @@ class StreamableHttp:
         )
         if reply.complete is not None:
             document = await parse_large(reply.complete)
-            translated = await translate(_one(document), how)
+            translated = await translate(one(document), how)
             translated.status = reply.status if out.era == "modern" else 200
             return translated
         assert reply.stream is not None
@@ -393,7 +397,3 @@ class StreamableHttp:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout
-
-
-async def _one(document: Document) -> AsyncIterator[Document]:
-    yield document

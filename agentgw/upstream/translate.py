@@ -92,6 +92,11 @@ async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[D
             yield await parse_large(data)
 
 
+async def one(document: Document) -> AsyncIterator[Document]:
+    """A stream of a single message."""
+    yield document
+
+
 async def parse_large(data: bytes) -> Document:
     """`parse_document`, in a thread where it would hold up other calls."""
     if len(data) < _LARGE:

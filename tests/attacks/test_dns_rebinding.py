@@ -24,7 +24,8 @@ def test_refuses_a_foreign_host(door: Door, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["null", "http://evil.example", "", "http://127.0.0.1", "{url}.evil.example", "{url}/"]
+    "origin",
+    ["null", "http://evil.example", "", "http://127.0.0.1", "{url}.evil.example", "{url}/"],
 )
 def test_refuses_a_foreign_origin(door: Door, origin: str) -> None:
     with door.untouched():

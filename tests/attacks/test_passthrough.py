@@ -28,7 +28,9 @@ ALLOWED = {
 
 @pytest.mark.parametrize("server", ["time", "old"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_header_of_the_caller_never_reaches_the_server(door: Door, name: str, server: str) -> None:
+def test_a_header_of_the_caller_never_reaches_the_server(
+    door: Door, name: str, server: str
+) -> None:
     message = modern_call(f"{server}__echo", {"text": "x"})
     answer = door.post(message, {name: f"Bearer {CANARY}"})
     assert answer.status == 200

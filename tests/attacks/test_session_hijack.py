@@ -120,7 +120,9 @@ def test_a_seal_opens_for_the_same_caller_and_path_until_it_expires() -> None:
         replace(CALLER, subject=Subject("evil", "alice", "evil|alice")),
         replace(CALLER, chain=()),
         replace(CALLER, chain=(Hop("https://gw/a2a/planner", "planner", "exchange"),)),
-        replace(CALLER, chain=(*CALLER.chain, Hop("https://gw/a2a/planner", "planner", "exchange"))),
+        replace(
+            CALLER, chain=(*CALLER.chain, Hop("https://gw/a2a/planner", "planner", "exchange"))
+        ),
     ],
 )
 def test_a_seal_opens_for_nobody_else(other: Caller) -> None:

@@ -57,7 +57,9 @@ AMBIGUOUS = {
 def test_refuses_ambiguous_framing_once_and_closes(door: Door, kind: str) -> None:
     with door.untouched():
         # Where the refused bytes held another request, a second answer would show it.
-        answers = door.raw(head(door) + AMBIGUOUS[kind] + head(door) + LENGTH + b"\r\n" + MESSAGE, 3)
+        answers = door.raw(
+            head(door) + AMBIGUOUS[kind] + head(door) + LENGTH + b"\r\n" + MESSAGE, 3
+        )
         assert [answer.status for answer in answers] == [400]
 
 

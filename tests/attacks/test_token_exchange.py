@@ -13,12 +13,12 @@ from agentgw.core.call_token import call_claims
 from agentgw.core.exchange import ExchangeAgent
 from agentgw.core.exchange_request import ACCESS_TOKEN, GRANT_TYPE
 from agentgw.sts.mint import Minter
-from tests.sts.token_service import (
+from tests.sts.sts_under_test import (
     GATEWAY,
     MCP,
     NOW,
     TIME,
-    TokenService,
+    StsUnderTest,
     agent_id,
     claims_of,
     forged,
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[TokenService]:
-    made = TokenService(tmp_path)
+async def service(tmp_path: Path) -> AsyncIterator[StsUnderTest]:
+    made = StsUnderTest(tmp_path)
     async with made.client:
         yield made
         honest = await made.exchange(made.idp_token(), MCP)
@@ -45,7 +45,7 @@ def assert_refused(answer: httpx2.Response, *errors: str, token: str = "") -> No
     assert not token or token not in answer.text
 
 
-async def test_splicing_one_agents_credentials_over_anothers_token(service: TokenService) -> None:
+async def test_splicing_one_agents_credentials_over_anothers_token(service: StsUnderTest) -> None:
     theirs = service.idp_token()
     ours = await service.token(theirs, MCP)
     handed = await service.token(theirs, agent_id("coder"))
@@ -56,7 +56,7 @@ async def test_splicing_one_agents_credentials_over_anothers_token(service: Toke
         assert_refused(answer, "invalid_grant", token=handed)
 
 
-async def test_splicing_with_an_actor_token_of_another(service: TokenService) -> None:
+async def test_splicing_with_an_actor_token_of_another(service: StsUnderTest) -> None:
     answer = await service.exchange(
         service.idp_token(),
         MCP,
@@ -67,12 +67,12 @@ async def test_splicing_with_an_actor_token_of_another(service: TokenService) ->
     assert_refused(answer, "invalid_request")
 
 
-async def test_stripping_an_agent_by_starting_over_from_its_client(service: TokenService) -> None:
+async def test_stripping_an_agent_by_starting_over_from_its_client(service: StsUnderTest) -> None:
     # coder's subject_from lists planner's client, which would leave planner out of the chain.
     assert_refused(await service.exchange(service.idp_token(), MCP, "coder"), "invalid_grant")
 
 
-async def test_stripping_act_from_a_token_breaks_its_signature(service: TokenService) -> None:
+async def test_stripping_act_from_a_token_breaks_its_signature(service: StsUnderTest) -> None:
     handed = await service.token(service.idp_token(), agent_id("coder"))
     for changes in ({"act": None}, {"may_act": None}, {"aud": MCP}, {"scope": "admin"}):
         answer = await service.exchange(forged(handed, **changes), MCP, "coder")
@@ -80,14 +80,14 @@ async def test_stripping_act_from_a_token_breaks_its_signature(service: TokenSer
 
 
 async def test_grafting_an_act_onto_a_token_of_an_issuer_that_may_not(
-    service: TokenService,
+    service: StsUnderTest,
 ) -> None:
     token = service.idp_token(act={"sub": agent_id("coder")})
     assert_refused(await service.exchange(token, MCP), "invalid_request", "invalid_grant")
 
 
 async def test_a_genuine_looking_token_that_the_ledger_does_not_know(
-    service: TokenService,
+    service: StsUnderTest,
 ) -> None:
     real = claims_of(await service.token(service.idp_token(), MCP))
     for changes in (
@@ -100,7 +100,7 @@ async def test_a_genuine_looking_token_that_the_ledger_does_not_know(
         assert_refused(await service.exchange(token, MCP), "invalid_request", "invalid_grant")
 
 
-async def test_a_per_call_token_is_no_subject_token(service: TokenService) -> None:
+async def test_a_per_call_token_is_no_subject_token(service: StsUnderTest) -> None:
     caller = await service.verifier.authenticate(service.idp_token().encode(), NOW)
     call: dict[str, Any] = {
         "issuer": GATEWAY, "caller": caller, "method": "tools/call", "identifier": "x",
@@ -113,13 +113,13 @@ async def test_a_per_call_token_is_no_subject_token(service: TokenService) -> No
         assert_refused(answer, "invalid_request", "invalid_grant", token=token)
 
 
-async def test_self_delegation(service: TokenService) -> None:
+async def test_self_delegation(service: StsUnderTest) -> None:
     # planner lists itself in may_hand_to, and still may not.
     answer = await service.exchange(service.idp_token(), agent_id("planner"))
     assert_refused(answer, "invalid_request")
 
 
-async def test_a_cycle_over_two_agents(service: TokenService) -> None:
+async def test_a_cycle_over_two_agents(service: StsUnderTest) -> None:
     handed = await service.token(service.idp_token(), agent_id("coder"))
     taken = await service.token(handed, MCP, "coder")
     for token in (handed, taken):
@@ -127,21 +127,21 @@ async def test_a_cycle_over_two_agents(service: TokenService) -> None:
         assert_refused(answer, "invalid_request")
 
 
-async def test_a_chain_deeper_than_its_strictest_agent_allows(service: TokenService) -> None:
+async def test_a_chain_deeper_than_its_strictest_agent_allows(service: StsUnderTest) -> None:
     handed = await service.token(service.idp_token(), agent_id("coder"))
     # tester's max_depth is 2; planner and coder stand in the chain already.
     answer = await service.exchange(handed, agent_id("tester"), "coder")
     assert_refused(answer, "invalid_request")
 
 
-async def test_widening_the_scope_step_by_step(service: TokenService) -> None:
+async def test_widening_the_scope_step_by_step(service: StsUnderTest) -> None:
     narrow = await service.token(service.idp_token(), MCP, scope="tickets.read")
     for scope in ("tickets.write", "tickets.read tickets.write", "tickets.read admin"):
         assert_refused(await service.exchange(narrow, MCP, scope=scope), "invalid_scope")
     assert claims_of(await service.token(narrow, MCP))["scope"] == "tickets.read"
 
 
-async def test_widening_the_audience_step_by_step(service: TokenService) -> None:
+async def test_widening_the_audience_step_by_step(service: StsUnderTest) -> None:
     narrow = await service.token(service.idp_token(), TIME)
     handed = await service.token(narrow, agent_id("coder"))
     for token, agent in ((narrow, "planner"), (handed, "coder")):
@@ -152,7 +152,7 @@ async def test_widening_the_audience_step_by_step(service: TokenService) -> None
     assert claims_of(await service.token(handed, TIME, "coder"))["aud"] == TIME
 
 
-async def test_stretching_a_life_by_exchanging_again_and_again(service: TokenService) -> None:
+async def test_stretching_a_life_by_exchanging_again_and_again(service: StsUnderTest) -> None:
     token, end = service.idp_token(), NOW + 840
     for _ in range(8):
         service.clock.now += 100
@@ -163,7 +163,7 @@ async def test_stretching_a_life_by_exchanging_again_and_again(service: TokenSer
     service.clock.now = NOW
 
 
-async def test_a_hand_over_outlives_nothing(service: TokenService) -> None:
+async def test_a_hand_over_outlives_nothing(service: StsUnderTest) -> None:
     short = service.idp_token(exp=NOW + 30)
     handed = await service.token(short, agent_id("coder"))
     assert claims_of(handed)["exp"] == NOW + 30
@@ -173,7 +173,7 @@ async def test_a_hand_over_outlives_nothing(service: TokenService) -> None:
     service.clock.now = NOW
 
 
-async def test_a_disabled_agent_takes_its_chain_with_it(service: TokenService) -> None:
+async def test_a_disabled_agent_takes_its_chain_with_it(service: StsUnderTest) -> None:
     handed = await service.token(service.idp_token(), agent_id("coder"))
     before = service.rules
     off = ExchangeAgent("planner", agent_id("planner"), disabled=True)
@@ -182,12 +182,12 @@ async def test_a_disabled_agent_takes_its_chain_with_it(service: TokenService) -
     service.rules = before
 
 
-async def test_may_act_of_any_issuer_binds(service: TokenService) -> None:
+async def test_may_act_of_any_issuer_binds(service: StsUnderTest) -> None:
     token = service.idp_token(may_act={"iss": GATEWAY, "sub": agent_id("coder")})
     assert_refused(await service.exchange(token, MCP), "invalid_grant")
 
 
-async def test_a_replayed_client_assertion(service: TokenService) -> None:
+async def test_a_replayed_client_assertion(service: StsUnderTest) -> None:
     handed = await service.token(service.idp_token(), agent_id("coder"))
     form = with_assertion(subject_form(handed) | {"resource": MCP}, service.assertion())
     assert (await service.post(form, agent=None)).status_code == 200
@@ -195,7 +195,7 @@ async def test_a_replayed_client_assertion(service: TokenService) -> None:
     assert (again.status_code, again.json()["error"]) == (401, "invalid_client")
 
 
-async def test_an_assertion_made_for_another_server(service: TokenService) -> None:
+async def test_an_assertion_made_for_another_server(service: StsUnderTest) -> None:
     for audience in (["https://evil.example.com", GATEWAY], f"{GATEWAY}/oauth/token"):
         form = subject_form(service.idp_token()) | {"resource": MCP}
         answer = await service.post(
@@ -206,7 +206,7 @@ async def test_an_assertion_made_for_another_server(service: TokenService) -> No
 
 @pytest.mark.parametrize("size", [0, 1, 4001, 5000, 17_000, 60_000])
 async def test_an_oversized_or_empty_subject_token_never_falls_to_another_grant(
-    service: TokenService, size: int
+    service: StsUnderTest, size: int
 ) -> None:
     answer = await service.exchange("A" * size, MCP)
     assert_refused(answer, "invalid_request")
@@ -215,7 +215,7 @@ async def test_an_oversized_or_empty_subject_token_never_falls_to_another_grant(
 @pytest.mark.parametrize(
     "name", ["subject_token", "grant_type", "resource", "scope", "client_id", "unknown"]
 )
-async def test_a_parameter_sent_twice(service: TokenService, name: str) -> None:
+async def test_a_parameter_sent_twice(service: StsUnderTest, name: str) -> None:
     form = {**subject_form(service.idp_token()), "resource": MCP, "client_id": "planner"}
     form |= {"scope": "tickets.read", "unknown": "x"}
     for second in (form[name], "other", ""):
@@ -223,7 +223,7 @@ async def test_a_parameter_sent_twice(service: TokenService, name: str) -> None:
         assert_refused(answer, "invalid_request")
 
 
-async def test_other_grants_do_not_exist(service: TokenService) -> None:
+async def test_other_grants_do_not_exist(service: StsUnderTest) -> None:
     for grant in (
         "client_credentials", "password", "refresh_token", "authorization_code",
         "urn:ietf:params:oauth:grant-type:jwt-bearer", GRANT_TYPE + " ", "token-exchange",
@@ -241,7 +241,7 @@ async def test_other_grants_do_not_exist(service: TokenService) -> None:
     ],
 )  # fmt: skip
 async def test_a_token_that_is_no_access_token_for_us(
-    service: TokenService, changes: dict[str, Any]
+    service: StsUnderTest, changes: dict[str, Any]
 ) -> None:
     token = service.idp_token(**changes)
     answer = await service.exchange(token, MCP)

@@ -64,9 +64,8 @@ def test_a_denied_tool_stays_denied_however_its_name_is_written(tmp_path: Path) 
     with open_door(tmp_path) as door:
         door.gw.config["grants"].append(deny)
         door.gw.reload()
-        forms = ("NFC", "NFD", "NFKC", "NFKD")
-        names = {unicodedata.normalize(form, "time__echo") for form in forms}
-        names |= {"time__echo", "Time__echo", "time__Echo", "\uff54ime__echo"}
+        names = {"time__echo", "Time__echo", "time__Echo", "\uff54ime__echo", "time__e\u0301cho"}
+        names |= {unicodedata.normalize("NFKC", name) for name in names}
         for name in names:
             header = f"=?base64?{base64.b64encode(name.encode()).decode()}?="
             assert door.post(modern_call(name, {}), {"Mcp-Name": header}).code in (46001, -32602)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import time
 
 import pytest
@@ -132,3 +133,31 @@ def test_a_thousand_garbage_connections_leave_it_healthy(door: Door) -> None:
                     with contextlib.suppress(OSError):
                         sock.shutdown(2)
                 sock.close()
+
+
+def test_hundreds_of_mutated_requests_bring_no_failure_of_ours(door: Door) -> None:
+    chance = random.Random(46001)
+    honest = request(door, text="mutant")
+    statuses: set[int] = set()
+    failures = door.gw.output.count("Traceback")
+    for _ in range(300):
+        mutant = bytearray(honest)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(mutant))
+            match chance.randrange(4):
+                case 0:
+                    mutant[at] = chance.randrange(256)
+                case 1:
+                    del mutant[at : at + chance.randint(1, 20)]
+                case 2:
+                    mutant[at:at] = chance.choice([b"\r\n", b'"', b"{", b"\0", b"\xff", b": ", b"a"])
+                case 3:
+                    mutant[at:at] = mutant[at : at + chance.randint(1, 40)]
+        with door.connect() as sock:
+            sock.sendall(mutant)
+            sock.shutdown(1)
+            statuses |= {answer.status for answer in door.read(sock)}
+    assert statuses
+    assert max(statuses) < 500
+    assert door.gw.output.count("Traceback") == failures
+    door.honest()

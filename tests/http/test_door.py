@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -43,9 +44,7 @@ def signed(door: Door, header: dict[str, Any], payload: bytes) -> str:
 
 
 def hmac_with_public_key(door: Door) -> str:
-    pem = door.issuer.key.public_key().public_bytes(
-        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-    )
+    pem = door.issuer.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     head = b64(b'{"alg":"HS256","kid":"k1","typ":"at+jwt"}')
     signing = f"{head}.{b64(json.dumps(claims(door)).encode())}"
     return f"{signing}.{b64(hmac.digest(pem, signing.encode(), hashlib.sha256))}"
@@ -67,7 +66,7 @@ def without_signature(door: Door, alg: str) -> str:
     return f"{head}.{b64(json.dumps(claims(door)).encode())}."
 
 
-FORGED = {
+FORGED: dict[str, Callable[[Door], str]] = {
     "not a token": lambda door: "abc",
     "empty parts": lambda door: "..",
     "expired": lambda door: door.gw.token(exp=int(time.time()) - 1),
@@ -170,7 +169,8 @@ def test_a_token_anywhere_but_in_authorization_is_none(
 
 
 @pytest.mark.parametrize(
-    "value", ["Bearer", "Bearer ", "Bearer a b", "Bearer {token}, Bearer {token}", "Bearer\t{token}"]
+    "value",
+    ["Bearer", "Bearer ", "Bearer a b", "Bearer {token}, Bearer {token}", "Bearer\t{token}"],
 )
 def test_a_malformed_authorization_header_is_an_invalid_token(door: Door, value: str) -> None:
     with door.untouched():

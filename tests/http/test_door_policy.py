@@ -148,14 +148,16 @@ def test_a_refusal_is_on_record_with_its_reason(door: Door) -> None:
     for name, reason in wanted.items():
         event_id = door.post(modern_call(name, {})).headers["agentgw-event-id"]
         found = [r for r in door.gw.records() if r["event_id"] == event_id]
-        assert [(r["decision"], r["reason"], r["issued"]) for r in found] == [("deny", reason, None)]
+        assert [(r["decision"], r["reason"], r["issued"]) for r in found] == [
+            ("deny", reason, None)
+        ]
 
 
 def test_a_disabled_agent_loses_everything_at_the_next_call(tmp_path: Path) -> None:
     with open_door(tmp_path) as door:
         token = door.gw.token()
         assert door.post(modern_call("time__echo", {}), token=token).status == 200
-        message = modern_call("time__slow", {"seconds": 30}, "open")
+        message = modern_call("time__progress", {"steps": 300, "seconds": 0.1}, "open")
         message["params"]["_meta"]["progressToken"] = "p"
         body = json.dumps(message).encode()
         head = modern_headers(message, token)
@@ -164,6 +166,7 @@ def test_a_disabled_agent_loses_everything_at_the_next_call(tmp_path: Path) -> N
         session = door.handshake("/mcp/time", token)
         with door.connect() as sock:
             sock.sendall(f"POST /mcp HTTP/1.1\r\n{lines}\r\n".encode() + body)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200")
             door.gw.config["agents"]["planner"]["disabled"] = True
             door.gw.reload()
             before = len(door.calls())
@@ -173,6 +176,11 @@ def test_a_disabled_agent_loses_everything_at_the_next_call(tmp_path: Path) -> N
             call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "echo"}}
             assert door.in_session(call, session, token=token).code == 46001
             assert len(door.calls()) == before
+            rest = b""
+            while not rest.endswith(b"\r\n0\r\n\r\n"):
+                rest += sock.recv(65536)
+            last = json.loads(rest.split(b"data: ")[-1].split(b"\r\n")[0])
+            assert (last["id"], last["error"]["code"]) == ("open", 46003)
         door.gw.config["agents"]["planner"]["disabled"] = False
         door.gw.reload()
         door.honest()
@@ -194,5 +202,8 @@ def test_refusals_can_be_told_as_results(tmp_path: Path) -> None:
             assert data["event_id"] == answer.headers["agentgw-event-id"]
             # Only calls of tools have results to say it in, and scope is asked for by HTTP.
             assert door.post(modern_call("time__fail", {})).status == 403
-            assert door.post(modern_message("prompts/get", {"name": "x"}), path="/mcp/time").code == 46001
+            assert (
+                door.post(modern_message("prompts/get", {"name": "x"}), path="/mcp/time").code
+                == 46001
+            )
         assert HANDSHAKE not in answer.body.decode()

@@ -10,14 +10,14 @@ from starlette.applications import Starlette
 
 from agentgw.core.exchange_request import ACCESS_TOKEN, GRANT_TYPE
 from agentgw.errors import InvalidToken
-from tests.sts.token_service import (
+from tests.sts.sts_under_test import (
     GATEWAY,
     IDP,
     MCP,
     NOW,
     SECRETS,
     TIME,
-    TokenService,
+    StsUnderTest,
     agent_id,
     basic,
     claims_of,
@@ -30,13 +30,13 @@ FORM_TYPE = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[TokenService]:
-    made = TokenService(tmp_path)
+async def service(tmp_path: Path) -> AsyncIterator[StsUnderTest]:
+    made = StsUnderTest(tmp_path)
     async with made.client:
         yield made
 
 
-async def test_the_story_comes_true_to_the_letter(service: TokenService) -> None:
+async def test_the_story_comes_true_to_the_letter(service: StsUnderTest) -> None:
     answer = await service.exchange(service.idp_token(), agent_id("coder"), scope="tickets.write")
     hand_over = answer.json().pop("access_token")
     assert answer.json() | {"access_token": ""} == {
@@ -99,7 +99,7 @@ async def test_the_story_comes_true_to_the_letter(service: TokenService) -> None
         await service.verifier.authenticate(hand_over.encode(), service.clock())
 
 
-async def test_an_issued_token_verifies_against_the_published_keys(service: TokenService) -> None:
+async def test_an_issued_token_verifies_against_the_published_keys(service: StsUnderTest) -> None:
     token = await service.token(service.idp_token(), MCP)
     answer = await service.client.get("/oauth/jwks.json")
     keys = jwt.PyJWKSet.from_dict(answer.json())
@@ -111,7 +111,7 @@ async def test_an_issued_token_verifies_against_the_published_keys(service: Toke
     assert claims["sub"] == "acme|alice"
 
 
-async def test_answers_to_tokens_are_never_stored(service: TokenService) -> None:
+async def test_answers_to_tokens_are_never_stored(service: StsUnderTest) -> None:
     allowed = await service.exchange(service.idp_token(), MCP)
     denied = await service.exchange(service.idp_token(), "https://elsewhere.example.com")
     unknown = await service.post({}, agent=None)
@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[dict[str, str | None], int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_refuses_with_the_code_of_the_rfc(service: TokenService, case: str) -> None:
+async def test_refuses_with_the_code_of_the_rfc(service: StsUnderTest, case: str) -> None:
     changes, status, error = REFUSED[case]
     form = subject_form(service.idp_token()) | {"resource": MCP} | changes
     answer = await service.post({name: text for name, text in form.items() if text is not None})
@@ -177,7 +177,7 @@ async def test_refuses_with_the_code_of_the_rfc(service: TokenService, case: str
     "content_type",
     ["application/json", "multipart/form-data; boundary=x", "text/plain", ""],
 )
-async def test_refuses_another_content_type(service: TokenService, content_type: str) -> None:
+async def test_refuses_another_content_type(service: StsUnderTest, content_type: str) -> None:
     form = subject_form(service.idp_token()) | {"resource": MCP}
     answer = await service.client.post(
         "/oauth/token",
@@ -202,13 +202,13 @@ async def test_refuses_another_content_type(service: TokenService, content_type:
         b"",
     ],
 )
-async def test_refuses_a_broken_form(service: TokenService, body: bytes) -> None:
+async def test_refuses_a_broken_form(service: StsUnderTest, body: bytes) -> None:
     answer = await service.client.post("/oauth/token", content=body, headers=FORM_TYPE)
     expected = (401, "invalid_client") if body == b"" else (400, "invalid_request")
     assert (answer.status_code, answer.json()["error"]) == expected
 
 
-async def test_refuses_parameters_in_the_url(service: TokenService) -> None:
+async def test_refuses_parameters_in_the_url(service: StsUnderTest) -> None:
     answer = await service.client.post(
         "/oauth/token?grant_type=x", content="a=1", headers=FORM_TYPE
     )
@@ -216,18 +216,18 @@ async def test_refuses_parameters_in_the_url(service: TokenService) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-async def test_refuses_other_methods(service: TokenService, method: str) -> None:
+async def test_refuses_other_methods(service: StsUnderTest, method: str) -> None:
     answer = await service.client.request(method, "/oauth/token")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["error"] == "invalid_request"
 
 
-async def test_refuses_a_body_over_the_limit(service: TokenService) -> None:
+async def test_refuses_a_body_over_the_limit(service: StsUnderTest) -> None:
     answer = await service.post({"scope": "x" * 70_000})
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
-async def test_an_empty_optional_parameter_counts_as_absent(service: TokenService) -> None:
+async def test_an_empty_optional_parameter_counts_as_absent(service: StsUnderTest) -> None:
     answer = await service.exchange(service.idp_token(), MCP, scope="", requested_token_type="")
     assert answer.json()["scope"] == "tickets.read tickets.write"
 
@@ -246,7 +246,7 @@ async def test_an_empty_optional_parameter_counts_as_absent(service: TokenServic
     ],
 )
 async def test_refuses_a_client_that_proves_nothing(
-    service: TokenService, authorization: str
+    service: StsUnderTest, authorization: str
 ) -> None:
     form = subject_form(service.idp_token()) | {"resource": MCP}
     answer = await service.client.post(
@@ -258,25 +258,25 @@ async def test_refuses_a_client_that_proves_nothing(
     assert service.refused == ["127.0.0.1"]
 
 
-async def test_a_public_client_gets_no_exchange(service: TokenService) -> None:
+async def test_a_public_client_gets_no_exchange(service: StsUnderTest) -> None:
     form = subject_form(service.idp_token()) | {"resource": MCP, "client_id": "planner"}
     answer = await service.post(form, agent=None)
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
 
 
-async def test_accepts_the_secret_in_the_body(service: TokenService) -> None:
+async def test_accepts_the_secret_in_the_body(service: StsUnderTest) -> None:
     form = subject_form(service.idp_token()) | {"resource": MCP}
     form |= {"client_id": "planner", "client_secret": SECRETS["planner"]}
     assert (await service.post(form, agent=None)).status_code == 200
 
 
-async def test_a_disabled_agent_gets_nothing(service: TokenService) -> None:
+async def test_a_disabled_agent_gets_nothing(service: StsUnderTest) -> None:
     answer = await service.exchange(service.idp_token(azp="idle"), MCP, "idle")
     assert (answer.status_code, answer.json()["error"]) == (400, "unauthorized_client")
 
 
 async def test_every_answer_to_an_authenticated_client_is_recorded_before(
-    service: TokenService,
+    service: StsUnderTest,
 ) -> None:
     token = service.idp_token()
     allowed = await service.exchange(token, agent_id("coder"), scope="tickets.write")
@@ -310,7 +310,7 @@ async def test_every_answer_to_an_authenticated_client_is_recorded_before(
     assert not any(secret in written for secret in SECRETS.values())
 
 
-async def test_no_record_no_token(service: TokenService) -> None:
+async def test_no_record_no_token(service: StsUnderTest) -> None:
     service.log_is_full = True
     for target in (MCP, "https://elsewhere.example.com"):
         answer = await service.exchange(service.idp_token(), target)
@@ -321,7 +321,7 @@ async def test_no_record_no_token(service: TokenService) -> None:
     assert (await service.exchange(service.idp_token(), MCP)).status_code == 200
 
 
-async def test_what_is_issued_stands_in_the_ledger(service: TokenService) -> None:
+async def test_what_is_issued_stands_in_the_ledger(service: StsUnderTest) -> None:
     token = await service.token(service.idp_token(), agent_id("coder"), scope="tickets.write")
     entry = service.ledger.find(claims_of(token)["jti"])
     assert entry is not None
@@ -331,7 +331,7 @@ async def test_what_is_issued_stands_in_the_ledger(service: TokenService) -> Non
     assert entry.groups == {"acme:group:support"}
 
 
-async def test_the_metadata_lists_what_exists(service: TokenService) -> None:
+async def test_the_metadata_lists_what_exists(service: StsUnderTest) -> None:
     for path in ("oauth-authorization-server", "openid-configuration"):
         answer = await service.client.get(f"/.well-known/{path}")
         metadata = answer.json()
@@ -348,7 +348,7 @@ async def test_the_metadata_lists_what_exists(service: TokenService) -> None:
             )
 
 
-async def test_public_keys_hold_nothing_private(service: TokenService) -> None:
+async def test_public_keys_hold_nothing_private(service: StsUnderTest) -> None:
     keys = (await service.client.get("/oauth/jwks.json")).json()["keys"]
     assert len(keys) == 2
     for key in keys:
@@ -357,7 +357,7 @@ async def test_public_keys_hold_nothing_private(service: TokenService) -> None:
 
 
 async def test_too_many_at_once_are_told_to_wait(tmp_path: Path) -> None:
-    service = TokenService(tmp_path)
+    service = StsUnderTest(tmp_path)
     service.endpoint._free = 0
     async with service.client:
         answer = await service.exchange(service.idp_token(), MCP)
@@ -368,7 +368,7 @@ async def test_too_many_at_once_are_told_to_wait(tmp_path: Path) -> None:
 
 
 def test_the_routes_can_be_mounted(tmp_path: Path) -> None:
-    app = Starlette(routes=TokenService(tmp_path).endpoint.routes())
+    app = Starlette(routes=StsUnderTest(tmp_path).endpoint.routes())
     assert {getattr(route, "path", "") for route in app.routes} == {
         "/oauth/token",
         "/oauth/jwks.json",

@@ -104,16 +104,15 @@ def test_pins_outlive_the_gateway(tmp_path: Path, issuer: Issuer) -> None:
         agent.close()
 
 
-@pytest.mark.parametrize("member", ["description", "inputSchema", "annotations", "x-vendor"])
-def test_any_member_of_a_definition_is_part_of_the_pin(
-    tmp_path: Path, issuer: Issuer, member: str
-) -> None:
-    script = Scripted([tool("steady"), tool("shifty")])
+def test_any_member_of_a_definition_is_part_of_the_pin(tmp_path: Path, issuer: Issuer) -> None:
+    members = ("description", "inputSchema", "annotations", "x-vendor")
+    script = Scripted([tool("steady"), *(tool(f"t{n}") for n in range(len(members)))])
     with house(tmp_path, issuer, script) as h:
-        assert "s__shifty" in h.agent.tools()
-        script.tools[1] = {**script.tools[1], member: {"type": "object", "title": "x"}}
+        assert len(h.agent.tools()) == 1 + len(members)
+        for n, member in enumerate(members, 1):
+            script.tools[n] = {**script.tools[n], member: {"type": "object", "title": "x"}}
         h.announce_change()
-        h.settled(lambda: h.agent.tools() == ["s__steady"], "the changed tool to disappear")
+        h.settled(lambda: h.agent.tools() == ["s__steady"], "the changed tools to disappear")
 
 
 def test_meta_is_no_part_of_the_pin(tmp_path: Path, issuer: Issuer) -> None:

@@ -270,17 +270,15 @@ def _lasting_call(
 ) -> tuple[int, Document]:
     prefix = at(agent, server, union)
     agent.open()
+    seconds = 6.0 if union or server != "http-handshake" else 1.5  # there only a word goes through
     if progress:
-        arguments = {"steps": 60, "seconds": 0.1, "text": text}
+        arguments = {"steps": int(seconds * 10), "seconds": 0.1, "text": text}
         params = {
             "name": prefix + "progress",
             "arguments": arguments,
             "_meta": {"progressToken": 1},
         }
     else:
-        seconds = (
-            6 if union or server != "http-handshake" else 1.5
-        )  # there only a word goes through
         params = {"name": prefix + "slow", "arguments": {"seconds": seconds, "text": text}}
     request_id = next(agent.ids)
     return request_id, agent.message("tools/call", params, request_id)

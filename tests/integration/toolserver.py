@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tests.harness import MODERN, free_port, wait_for
 
 Document = dict[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Document]]
-Send = Callable[[Document], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Sent:
 class Recording:
     """An ASGI application that keeps each request before it passes it on."""
 
-    def __init__(self, inner: Application) -> None:
+    def __init__(self, inner: ASGIApp) -> None:
         self._inner = inner
         self.requests: list[Sent] = []
 
@@ -58,7 +55,7 @@ class Recording:
         self.requests.append(Sent(scope["method"], headers, raw, body))
         replayed = scope["method"] != "POST"
 
-        async def replay() -> Document:
+        async def replay() -> Message:
             nonlocal replayed
             if replayed:
                 return await receive()
@@ -73,7 +70,7 @@ class Recording:
 
 
 @contextmanager
-def serving(application: Application, lifespan: bool = False) -> Iterator[str]:
+def serving(application: ASGIApp, lifespan: bool = False) -> Iterator[str]:
     """Serve `application` on loopback; yields its URL."""
     port = free_port()
     config = uvicorn.Config(

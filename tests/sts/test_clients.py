@@ -16,7 +16,7 @@ from agentgw.identity.jwk import bind_key
 from agentgw.registry.assertions import UsedAssertions
 from agentgw.registry.schema import open_database
 from agentgw.sts.clients import ASSERTION_TYPE, Client, ClientAuthenticator
-from tests.sts.token_service import GATEWAY, NOW, SECRETS, TokenService, basic, with_assertion
+from tests.sts.sts_under_test import GATEWAY, NOW, SECRETS, StsUnderTest, basic, with_assertion
 
 pytestmark = pytest.mark.anyio
 
@@ -32,13 +32,13 @@ class BrokenStore:
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[TokenService]:
-    made = TokenService(tmp_path)
+async def service(tmp_path: Path) -> AsyncIterator[StsUnderTest]:
+    made = StsUnderTest(tmp_path)
     async with made.client:
         yield made
 
 
-def authenticator(service: TokenService, used: Any = None) -> ClientAuthenticator:
+def authenticator(service: StsUnderTest, used: Any = None) -> ClientAuthenticator:
     return ClientAuthenticator(
         lambda: service.credentials,
         GATEWAY,
@@ -50,14 +50,14 @@ def authenticator(service: TokenService, used: Any = None) -> ClientAuthenticato
 
 
 async def refused(
-    service: TokenService, authorization: str | None, form: dict[str, str]
+    service: StsUnderTest, authorization: str | None, form: dict[str, str]
 ) -> OAuthError:
     with pytest.raises(OAuthError) as caught:
         await authenticator(service).authenticate(authorization, form)
     return caught.value
 
 
-async def test_each_method_authenticates(service: TokenService) -> None:
+async def test_each_method_authenticates(service: StsUnderTest) -> None:
     clients = authenticator(service)
     secret = SECRETS["planner"]
     by_basic = await clients.authenticate(basic("planner", secret), {})
@@ -70,20 +70,20 @@ async def test_each_method_authenticates(service: TokenService) -> None:
     ]
 
 
-async def test_basic_credentials_are_form_encoded(service: TokenService) -> None:
+async def test_basic_credentials_are_form_encoded(service: StsUnderTest) -> None:
     service.credentials["a b"] = Client("a b", secret="per%cent:and colon")
     found = await authenticator(service).authenticate(basic("a+b", "per%25cent%3Aand+colon"), {})
     assert found.agent == "a b"
 
 
-async def test_a_client_without_a_secret_cannot_use_one(service: TokenService) -> None:
+async def test_a_client_without_a_secret_cannot_use_one(service: StsUnderTest) -> None:
     service.credentials["keys-only"] = Client("keys-only")
     for secret in ("", "x"):
         error = await refused(service, basic("keys-only", secret), {})
         assert (error.error, error.status) == ("invalid_client", 401)
 
 
-async def test_more_than_one_method_is_refused(service: TokenService) -> None:
+async def test_more_than_one_method_is_refused(service: StsUnderTest) -> None:
     secret = SECRETS["planner"]
     both: list[tuple[str | None, dict[str, str]]] = [
         (basic("planner", secret), {"client_secret": secret}),
@@ -98,13 +98,13 @@ async def test_more_than_one_method_is_refused(service: TokenService) -> None:
 @pytest.mark.parametrize(
     "typ", [None, "JWT", "client-authentication+jwt", "CLIENT-authentication+jwt"]
 )
-async def test_accepts_the_types_of_an_assertion(service: TokenService, typ: str | None) -> None:
+async def test_accepts_the_types_of_an_assertion(service: StsUnderTest, typ: str | None) -> None:
     form = with_assertion({"client_id": "coder"}, service.assertion(typ))
     assert (await authenticator(service).authenticate(None, form)).agent == "coder"
 
 
 @pytest.mark.parametrize("typ", ["at+jwt", "dpop+jwt", "logout+jwt", "x"])
-async def test_refuses_another_type(service: TokenService, typ: str) -> None:
+async def test_refuses_another_type(service: StsUnderTest, typ: str) -> None:
     error = await refused(service, None, with_assertion({}, service.assertion(typ)))
     assert (error.error, error.status) == ("invalid_client", 401)
 
@@ -138,7 +138,7 @@ async def test_refuses_another_type(service: TokenService, typ: str) -> None:
     ],
 )
 async def test_refuses_an_assertion_with_wrong_claims(
-    service: TokenService, changes: dict[str, Any]
+    service: StsUnderTest, changes: dict[str, Any]
 ) -> None:
     key = service.coder_key
     claims = {
@@ -153,7 +153,7 @@ async def test_refuses_an_assertion_with_wrong_claims(
     assert (error.error, error.status) == ("invalid_client", 401)
 
 
-async def test_refuses_an_assertion_signed_by_another_key(service: TokenService) -> None:
+async def test_refuses_an_assertion_signed_by_another_key(service: StsUnderTest) -> None:
     token = jwt.encode(
         {"iss": "coder", "sub": "coder", "aud": GATEWAY, "exp": NOW + 60, "jti": "a"},
         generate_private_key(SECP256R1()),
@@ -163,7 +163,7 @@ async def test_refuses_an_assertion_signed_by_another_key(service: TokenService)
     assert (await refused(service, None, with_assertion({}, token))).error == "invalid_client"
 
 
-async def test_refuses_an_unknown_kid_and_accepts_none(service: TokenService) -> None:
+async def test_refuses_an_unknown_kid_and_accepts_none(service: StsUnderTest) -> None:
     claims = {"iss": "coder", "sub": "coder", "aud": GATEWAY, "exp": NOW + 60, "jti": "a"}
     named = jwt.encode(claims, service.coder_key, "ES256", headers={"kid": "c2"})
     assert (await refused(service, None, with_assertion({}, named))).error == "invalid_client"
@@ -172,13 +172,13 @@ async def test_refuses_an_unknown_kid_and_accepts_none(service: TokenService) ->
     assert found.agent == "coder"
 
 
-async def test_refuses_an_unsigned_assertion(service: TokenService) -> None:
+async def test_refuses_an_unsigned_assertion(service: StsUnderTest) -> None:
     head = b64url(b'{"alg":"none"}')
     token = f"{head}.{service.assertion().split('.')[1]}."
     assert (await refused(service, None, with_assertion({}, token))).error == "invalid_client"
 
 
-async def test_refuses_an_algorithm_outside_the_list(service: TokenService) -> None:
+async def test_refuses_an_algorithm_outside_the_list(service: StsUnderTest) -> None:
     key = generate_private_key(SECP384R1())
     service.credentials["coder"] = Client("coder", keys=(bind_key(key.public_key()),))
     claims = {"iss": "coder", "sub": "coder", "aud": GATEWAY, "exp": NOW + 60, "jti": "a"}
@@ -186,12 +186,12 @@ async def test_refuses_an_algorithm_outside_the_list(service: TokenService) -> N
     assert (await refused(service, None, with_assertion({}, token))).error == "invalid_client"
 
 
-async def test_a_client_id_beside_the_assertion_must_agree(service: TokenService) -> None:
+async def test_a_client_id_beside_the_assertion_must_agree(service: StsUnderTest) -> None:
     form = with_assertion({"client_id": "planner"}, service.assertion())
     assert (await refused(service, None, form)).error == "invalid_client"
 
 
-async def test_the_assertion_type_is_needed(service: TokenService) -> None:
+async def test_the_assertion_type_is_needed(service: StsUnderTest) -> None:
     for form in (
         {"client_assertion": service.assertion()},
         {"client_assertion": service.assertion(), "client_assertion_type": "x"},
@@ -200,7 +200,7 @@ async def test_the_assertion_type_is_needed(service: TokenService) -> None:
         assert (await refused(service, None, form)).error == "invalid_request"
 
 
-async def test_a_forged_assertion_burns_no_jti(service: TokenService, tmp_path: Path) -> None:
+async def test_a_forged_assertion_burns_no_jti(service: StsUnderTest, tmp_path: Path) -> None:
     clients = authenticator(service, UsedAssertions(open_database(tmp_path / "used.db")))
     head, body, _ = service.assertion().split(".")
     with pytest.raises(OAuthError):
@@ -209,7 +209,7 @@ async def test_a_forged_assertion_burns_no_jti(service: TokenService, tmp_path: 
 
 
 async def test_an_assertion_that_cannot_be_remembered_is_not_accepted(
-    service: TokenService,
+    service: StsUnderTest,
 ) -> None:
     with pytest.raises(Unavailable):
         await authenticator(service, BrokenStore()).authenticate(

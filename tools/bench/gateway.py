@@ -127,7 +127,7 @@ class OnePlan:
         elif self._digest:
             unsigned = replace(server, audience=None)
             fresh = plan_token(issuer, random, caller, unsigned, *asked)
-            return replace(self._plan, params_digest=fresh.params_digest)
+            return self._plan._replace(params_digest=fresh.params_digest)
         return self._plan
 
 

@@ -107,7 +107,7 @@ class OurTokens:
         return self.ledger.find(jti)
 
 
-class TokenService:
+class StsUnderTest:
     """The endpoint and everything under it, reached by `client`, an in-process HTTP client."""
 
     def __init__(self, folder: Path) -> None:
