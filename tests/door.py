@@ -195,26 +195,26 @@ class Door:
         self.honest()
 
     def secrets(self) -> set[str]:
-        """Every token, and every token's signature, that was ever used on either side."""
+        """Every token that was ever used on either side."""
         bearers = [request["headers"].get("authorization", "") for request in self.seen()]
-        tokens = {value.partition(" ")[2] for value in bearers} | set(self.issuer.issued)
-        parts = {part for token in tokens for part in token.split(".")[1:] if len(part) > 20}
-        return {token for token in tokens if len(token) > 20} | parts
+        return {value.partition(" ")[2] for value in bearers} | set(self.issuer.issued)
 
     def leaks(self) -> list[str]:
-        """Where any secret shows: what the gateway said, wrote to its log, or answered."""
+        """Where a secret, or a token's claims or signature, shows: in stderr, log or answers."""
+        log = [file for file in (self.gw.state / "log").rglob("*") if file.is_file()]
         texts = {
             "stderr": self.gw.output.encode(),
             "answers": b"\n".join(self.said),
-            "log": b"".join(
-                file.read_bytes() for file in (self.gw.state / "log").rglob("*") if file.is_file()
-            ),
+            "log": b"".join(file.read_bytes() for file in log),
         }
-        fixed = ["planner-secret", "coder-secret", "PRIVATE KEY"]
-        wanted = [secret.encode() for secret in [*self.secrets(), *fixed]]
-        return [
-            f"{place}: {s[:8]!r}…" for place, text in texts.items() for s in wanted if s in text
-        ]
+        fixed = [b"planner-secret", b"coder-secret", b"PRIVATE KEY"]
+        parts = {part.encode() for secret in self.secrets() for part in secret.split(".")[1:]}
+        found = []
+        for place, text in texts.items():
+            runs = set(re.findall(rb"[A-Za-z0-9_-]{21,}", text))
+            found += [(place, secret) for secret in fixed if secret in text]
+            found += [(place, secret) for secret in parts & runs]
+        return [f"{place}: {secret[:8]!r}…" for place, secret in found]
 
 
 class _Wire:

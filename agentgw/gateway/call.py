@@ -149,7 +149,7 @@ class Gateway:
             text = f"the params cannot be digested (RFC 8785): {error}"
             return None, why or Refusal(INVALID_PARAMS, "not_canonical", text, "")
 
-    async def _open(
+    def _open(
         self,
         here: Surroundings,
         incoming: Incoming,
@@ -158,8 +158,8 @@ class Gateway:
         plan: Plan | None,
         decision: Decision,
         why: Refusal | None,
-    ) -> Entry:
-        return await here.journal.open(
+    ) -> Awaitable[Entry]:
+        return here.journal.open(
             incoming,
             asked.server,
             asked.target.name if asked.target is not None else None,
@@ -361,14 +361,14 @@ class Gateway:
         return refused(incoming, why, here.docs, as_result)
 
 
-async def _transmit(server: Server, incoming: Incoming, out: Outbound) -> Reply:
+def _transmit(server: Server, incoming: Incoming, out: Outbound) -> Awaitable[Reply]:
     method = incoming.message.method
     if method == OPEN_STREAM:
         last = incoming.last_event_id
-        return await server.link.open_stream(out, {"Last-Event-ID": last} if last else {})
+        return server.link.open_stream(out, {"Last-Event-ID": last} if last else {})
     if method == END_SESSION:
-        return await server.link.end_session(out)
-    return await server.link.send(out)
+        return server.link.end_session(out)
+    return server.link.send(out)
 
 
 def _auxiliary(method: str, params: Mapping[str, Any]) -> Message:

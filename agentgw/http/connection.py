@@ -33,6 +33,7 @@ class LimitedConnection(HttpToolsProtocol):
     _problem: tuple[int, str] | None = None
     _timer: asyncio.TimerHandle | None = None
     _active: RequestResponseCycle | None = None
+    _idle_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,6 +41,9 @@ class LimitedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         super().connection_lost(exc)
         cycle = self._active
         if cycle is not None and not cycle.response_complete:
@@ -81,10 +85,14 @@ class LimitedConnection(HttpToolsProtocol):
         self._value_bytes += len(name) + len(value) + 4
         if self._value_bytes > self.max_header_bytes or len(self.headers) >= self.max_headers:
             self._fail(431, "Request header fields too large.")
-        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+        name = name.lower()
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             self._fail(400, "Transfer-Encoding must be chunked.")
-        if not self._head_done:  # trailers are no headers (RFC 9110 section 6.5.1)
-            super().on_header(name, value)
+        if self._head_done:
+            return  # trailers are no headers (RFC 9110 section 6.5.1)
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if not self.url.startswith(b"/") and self.url != b"*":
@@ -104,12 +112,42 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._rest()
         unread = not self._between and self._head_done and self.cycle.response_complete
         if unread and not self.transport.is_closing():
             # Answered before the body was in: what is left of it must come soon, or never.
             self._unset_keepalive_if_required()
             self._arm()
+
+    def _rest(self) -> None:
+        """Wait for the next request, on one timer for all the waits of a connection."""
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close if the wait is over; look again later if a request came in between."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None or self.transport.is_closing():
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                left, self.timeout_keep_alive_handler
+            )
+        else:
+            self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle

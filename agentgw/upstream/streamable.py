@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Literal
 
 from agentgw.errors import UpstreamFailed
@@ -36,6 +36,7 @@ _BASE_HEADERS = (
     b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
     b"User-Agent: agentgw\r\n"
 )
+CONTENT_TYPE, JSON = b"content-type", b"application/json"
 _OWN_BINDING = ""
 """The binding of what we ask on our own account, as `Outbound.binding` gives it without a caller."""
 _REPROBE_SECONDS = 30.0
@@ -207,10 +208,10 @@ class StreamableHttp:
             return Reply(response.status)
         return self._relay(response)
 
-    async def _post(
+    def _post(
         self, document: object, lines: bytes, token: bytes | None, deadline: float
-    ) -> UpstreamResponse:
-        return await self._origin.open(
+    ) -> Awaitable[UpstreamResponse]:
+        return self._origin.open(
             b"POST",
             self._target,
             self._headers + lines + bearer_line(token),
@@ -221,17 +222,19 @@ class StreamableHttp:
 
     def _relay(self, response: UpstreamResponse) -> Reply:
         """The answer byte for byte, after the checks that keep a bad server from posing as us."""
-        status = response.status
+        status, body = response.status, response.complete
         found = session_id(response)
+        if status == 200 and body is not None and response.headers.get(CONTENT_TYPE) == JSON:
+            return Reply(200, body, session=found)
         if status == 202 or status == 204:
             response.abort()
             return Reply(202, session=found)
         if status == 200 and is_stream(response):
             return Reply(200, stream=aiter(response), session=found, abort=response.abort)
-        if response.complete is None or not may_pass(status, response):
+        if body is None or not may_pass(status, response):
             response.abort()
             raise UpstreamFailed(complaint(status))
-        return Reply(status, complete=response.complete, session=found)
+        return Reply(status, body, session=found)
 
     async def _translated(
         self,

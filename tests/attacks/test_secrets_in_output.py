@@ -37,6 +37,9 @@ def test_nothing_done_to_the_door_made_it_tell_a_secret(door: Door) -> None:
         )
     assert len(door.secrets()) > 10
     assert door.leaks() == []
+    door.said.append(f"x {token} y".encode())
+    assert door.leaks() != []
+    door.said.pop()
 
 
 def test_a_client_that_names_itself_after_its_token_does_not_put_it_on_record(door: Door) -> None:

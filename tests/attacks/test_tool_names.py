@@ -45,14 +45,13 @@ def test_a_lookalike_of_a_granted_tool_is_refused(door: Door, kind: str) -> None
         assert answer.status in (200, 400)
 
 
-@pytest.mark.parametrize("kind", LOOKALIKES)
-def test_a_handshake_agent_fares_no_better(door: Door, kind: str) -> None:
-    message = {
-        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
-        "params": {"name": LOOKALIKES[kind].rpartition("__")[2] or "_", "arguments": {}},
-    }  # fmt: skip
-    if message["params"]["name"] == "echo":  # type: ignore[index]
-        pytest.skip("the difference stood before the tool's own name")
+TOOL_NAMES = {name.rpartition("__")[2] for name in LOOKALIKES.values()} - {"echo", ""}
+
+
+@pytest.mark.parametrize("name", sorted(TOOL_NAMES), ids=lambda name: ascii(name[:20]))
+def test_a_handshake_agent_fares_no_better(door: Door, name: str) -> None:
+    params = {"name": name, "arguments": {}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     session = door.handshake("/mcp/time")
     with door.untouched():
         answer = door.in_session(message, session)

@@ -150,7 +150,9 @@ def test_hundreds_of_mutated_requests_bring_no_failure_of_ours(door: Door) -> No
                 case 1:
                     del mutant[at : at + chance.randint(1, 20)]
                 case 2:
-                    mutant[at:at] = chance.choice([b"\r\n", b'"', b"{", b"\0", b"\xff", b": ", b"a"])
+                    mutant[at:at] = chance.choice(
+                        [b"\r\n", b'"', b"{", b"\0", b"\xff", b": ", b"a"]
+                    )
                 case 3:
                     mutant[at:at] = mutant[at : at + chance.randint(1, 40)]
         with door.connect() as sock:

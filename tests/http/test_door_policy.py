@@ -128,6 +128,7 @@ def test_an_unregistered_agent_sees_nothing_and_may_nothing_but_is_no_stranger(
         for method in ("server/discover", "ping"):
             answer = door.post(modern_message(method, {}), path=path, token=token)
             assert (answer.status, answer.code) == (200, None)
+            assert b"echo-tools" not in answer.body
         door.handshake(path, token)
 
 

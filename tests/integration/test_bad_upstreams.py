@@ -158,6 +158,16 @@ def test_a_hopeless_server_says_why_on_every_path(
     own.close()
 
 
+@pytest.mark.parametrize("server", ["hang-always", "drip-always", "never"])
+def test_other_methods_fail_in_time_too(house: Gateway, agent: Agent, server: str) -> None:
+    own = Agent(f"{agent.url}/{server}", agent.token)
+    began = time.monotonic()
+    assert_failed(own.ask("resources/read", {"uri": "note://a"}), server, "")
+    assert_failed(own.ask("resources/list"), server, "")
+    assert time.monotonic() - began < 2 * (SECONDS + SLACK)
+    own.close()
+
+
 def test_the_tools_of_the_others_stay_listed_and_the_list_waits_for_nobody(
     house: Gateway, agent: Agent
 ) -> None:

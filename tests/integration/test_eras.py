@@ -193,6 +193,16 @@ def test_unknown_members_big_integers_and_odd_text_come_back_unchanged(
 
 @every_agent
 @every_server
+def test_half_a_surrogate_pair_is_the_agents_to_judge(
+    agent: Agent, version: str, server: str
+) -> None:
+    result = json.dumps({"content": [{"type": "text", "text": "half \ud800"}]})
+    answer = agent.call(at(agent, server, True) + "raw", {"result": result})
+    assert answer.result["content"] == [{"type": "text", "text": "half \ud800"}]
+
+
+@every_agent
+@every_server
 @both_paths
 def test_unknown_members_of_a_request_reach_the_server(
     house: House, agent: Agent, version: str, server: str, union: bool
