@@ -25,6 +25,8 @@ from agentgw.upstream.sessions import Session, SessionPool
 from agentgw.upstream.translate import (
     Document,
     Translation,
+    cancelled,
+    declined,
     documents,
     one,
     parse_document,
@@ -293,17 +295,10 @@ class StreamableHttp:
             raise
 
     def _cancel_at_server(self, session: Session, sent_id: Any, authorise: Authorise) -> None:
-        params = {"requestId": sent_id, "reason": "the agent gave up"}
-        self._say(
-            {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params},
-            session,
-            authorise,
-        )
+        self._say(cancelled(sent_id), session, authorise)
 
     def _refuse(self, request: Document, session: Session | None, authorise: Authorise) -> None:
-        error = {"code": -32601, "message": "this client offers no such method"}
-        body = {"result": {}} if request.get("method") == "ping" else {"error": error}
-        self._say({"jsonrpc": "2.0", "id": request["id"], **body}, session, authorise)
+        self._say(declined(request), session, authorise)
 
     def _say(self, document: Document, session: Session | None, authorise: Authorise) -> None:
         """Post a notification or response without waiting for it."""
@@ -351,8 +346,7 @@ class StreamableHttp:
         params = bridge.to_modern_params({}, self._client)
         token = await authorise("server/discover", params)
         headers = modern.request_headers("server/discover", params, {})
-        document = {"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": params}
-        response = await self._post(document, headers, token, self._deadline())
+        response = await self._ask(headers, "server/discover", params, token)
         if response.status not in (200, 400, 404, 405, 406):
             response.abort()
             raise UpstreamFailed(complaint(response.status))
@@ -365,13 +359,7 @@ class StreamableHttp:
     async def _initialize(self, authorise: Authorise) -> tuple[ServerInfo, Session]:
         params = handshake.initialize_params(self._client["name"], self._client["version"])
         token = await authorise("initialize", params)
-        document = {
-            "jsonrpc": "2.0",
-            "id": next(self._ids),
-            "method": "initialize",
-            "params": params,
-        }
-        response = await self._post(document, b"", token, self._deadline())
+        response = await self._ask(b"", "initialize", params, token)
         reply = self._relay(response)
         result = await self._result(response)
         response.abort()
@@ -383,6 +371,13 @@ class StreamableHttp:
         acknowledged = await self._post(done, session_lines(session), token, self._deadline())
         acknowledged.abort()
         return ServerInfo.of("handshake", session.version, result), session
+
+    async def _ask(
+        self, lines: bytes, method: str, params: Document, token: bytes | None
+    ) -> UpstreamResponse:
+        """Send a request of our own."""
+        document = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
+        return await self._post(document, lines, token, self._deadline())
 
     async def _result(self, response: UpstreamResponse) -> Document | None:
         """The result of a request of our own, or None where it was answered with an error."""

@@ -92,6 +92,19 @@ async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[D
             yield await parse_large(data)
 
 
+def cancelled(request_id: RequestId) -> Document:
+    """The notification that nobody waits for a request any more."""
+    params = {"requestId": request_id, "reason": "the agent gave up"}
+    return {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+
+
+def declined(request: Document) -> Document:
+    """Our answer to a request of a server's: we are there, and offer nothing."""
+    error = {"code": -32601, "message": "this client offers no such method"}
+    body = {"result": {}} if request.get("method") == "ping" else {"error": error}
+    return {"jsonrpc": "2.0", "id": request["id"], **body}
+
+
 async def one(document: Document) -> AsyncIterator[Document]:
     """A stream of a single message."""
     yield document
