@@ -66,7 +66,9 @@ async def _resolve_exposed(servers: Mapping[str, Server], incoming: Incoming) ->
     tool = listing.exposed.get(exposed) if listing is not None else None
     name = tool.name if tool is not None else split[1]
     params = {**message.params, "name": name}
-    renamed = message._replace(params=params, document={**message.document, "params": params})
+    renamed = message._replace(
+        params=params, document={**message.document, "params": params}, raw=None
+    )
     withheld = listing.withheld.get(name) if listing is not None else None
     target = target_of("tools/call", params)
     return Asked(server, renamed, target, tool, exposed, failure, withheld)

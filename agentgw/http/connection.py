@@ -26,7 +26,6 @@ class LimitedConnection(HttpToolsProtocol):
     header_deadline = 10.0
 
     _head_bytes = 0
-    _value_bytes = 0
     _head_done = False
     _message_done = False
     _between = True
@@ -74,7 +73,7 @@ class LimitedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._between = self._head_done = False
-        self._head_bytes = self._value_bytes = 0
+        self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -82,25 +81,33 @@ class LimitedConnection(HttpToolsProtocol):
             self._fail(414, "Request target too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._value_bytes += len(name) + len(value) + 4
-        if self._value_bytes > self.max_header_bytes or len(self.headers) >= self.max_headers:
+        if not self._head_done:  # trailers are no headers (RFC 9110 section 6.5.1)
+            self.headers.append((name.lower(), value))
+        elif name.lower() == b"transfer-encoding":
+            self._fail(400, "Transfer-Encoding is no trailer.")
+
+    def _check_headers(self) -> None:
+        """What uvicorn lets pass and we do not, once all headers are in."""
+        size = chunked = 0
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            if name == b"transfer-encoding":
+                chunked += 1
+                if value.strip().lower() != b"chunked":
+                    self._fail(400, "Transfer-Encoding must be chunked.")
+            elif name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        if size > self.max_header_bytes or len(self.headers) > self.max_headers:
             self._fail(431, "Request header fields too large.")
-        name = name.lower()
-        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            self._fail(400, "Transfer-Encoding must be chunked.")
-        if self._head_done:
-            return  # trailers are no headers (RFC 9110 section 6.5.1)
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        if chunked and self.parser.get_http_version() != "1.1":
+            self._fail(400, "Transfer-Encoding is not part of this HTTP version.")
 
     def on_headers_complete(self) -> None:
         if not self.url.startswith(b"/") and self.url != b"*":
             self._fail(400, "The request target must be a path.")
         if self.parser.should_upgrade():
             self._fail(400, "There is no other protocol to upgrade to.")
-        if self.parser.get_http_version() != "1.1" and _names(self.headers, b"transfer-encoding"):
-            self._fail(400, "Transfer-Encoding is not part of this HTTP version.")
+        self._check_headers()
         self._head_done = True
         self._disarm()
         super().on_headers_complete()
@@ -192,10 +199,6 @@ class LimitedConnection(HttpToolsProtocol):
         self._timer = None
         if not self.transport.is_closing():
             self.transport.close()
-
-
-def _names(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bool:
-    return any(name == wanted for name, _ in headers)
 
 
 def limited(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 from agentgw.errors import CallerError, InvalidToken
@@ -135,7 +136,13 @@ def client_of(message: Message, headers: dict[bytes, bytes]) -> str | None:
         name = "/".join(word[:256] if isinstance(word, str) else "-" for word in words)
     else:
         name = text(headers, b"user-agent") or ""
-    return _UNPRINTABLE.sub("?", _JWT.sub("[token]", name[:512])[:120]) or None
+    return _clean(name[:512]) or None
+
+
+@lru_cache(maxsize=1024)
+def _clean(name: str) -> str:
+    """Fit to be written down: short, printable, and no token."""
+    return _UNPRINTABLE.sub("?", _JWT.sub("[token]", name)[:120])
 
 
 def trace_of(message: Message, headers: dict[bytes, bytes]) -> str | None:

@@ -23,6 +23,7 @@ INTERNAL_ERROR = -32603
 _ENVELOPE = ("jsonrpc", "id", "method", "params", "result", "error")
 _MEMBERS = (*_ENVELOPE, "name", "uri", "arguments", "taskId", "ref", "_meta")
 _PROTOCOL_KEYS = {key.casefold(): key for key in _MEMBERS}
+_EXACT = frozenset(_MEMBERS)
 _REFERENCE_KEYS = {key: key for key in ("type", "name", "uri")}
 _METHOD = re.compile(r"[\x21-\x7e]{1,200}")
 _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
@@ -35,13 +36,17 @@ RequestId = str | int
 
 
 class Message(NamedTuple):
-    """One JSON-RPC message. `document` is the whole object as parsed, unknown members included."""
+    """One JSON-RPC message. `document` is the whole object as parsed, unknown members included.
+
+    `raw` are its bytes where they are just what `encode` would write again.
+    """
 
     kind: Literal["request", "notification", "response"]
     id: RequestId | None
     method: str
     params: dict[str, Any]
     document: dict[str, Any]
+    raw: bytes | None = None
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -56,7 +61,10 @@ def parse_message(body: bytes, max_depth: int = 64) -> Message:
     Refuses other encodings, duplicate members, case variants of protocol members, NaN and Infinity,
     nesting beyond `max_depth`, batches, and envelopes JSON-RPC 2.0 does not allow. Raises MalformedMessage.
     """
-    document = _load(body, max_depth)
+    document = _load_compact(body, max_depth)
+    raw = None if document is None else body
+    if document is None:
+        document = _load(body, max_depth)
     if isinstance(document, list):
         raise MalformedMessage(
             400, INVALID_REQUEST, "batches are not part of this protocol revision"
@@ -66,7 +74,7 @@ def parse_message(body: bytes, max_depth: int = 64) -> Message:
     _refuse_case_variants(document)
     if document.get("jsonrpc") != "2.0":
         raise MalformedMessage(400, INVALID_REQUEST, 'a message carries "jsonrpc": "2.0"')
-    return _classify(document)
+    return _classify(document, raw)
 
 
 def encode(document: object) -> bytes:
@@ -77,7 +85,7 @@ def encode(document: object) -> bytes:
         return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
-def _classify(document: dict[str, Any]) -> Message:
+def _classify(document: dict[str, Any], raw: bytes | None) -> Message:
     request_id = document.get("id")
     if "id" in document and not _is_id(request_id):
         raise MalformedMessage(
@@ -106,7 +114,7 @@ def _classify(document: dict[str, Any]) -> Message:
     if isinstance(reference, dict):
         _refuse_case_variants(reference, _REFERENCE_KEYS)
     kind: Literal["request", "notification"] = "request" if "id" in document else "notification"
-    return Message(kind, request_id, method, params, document)
+    return Message(kind, request_id, method, params, document, raw)
 
 
 def _response(document: dict[str, Any], request_id: RequestId | None) -> Message:
@@ -132,6 +140,8 @@ def _refuse_case_variants(
     So would one that reads a name only up to a NUL.
     """
     for key in members:
+        if key in _EXACT:
+            continue
         exact = known.get(key.casefold().partition("\0")[0])
         if exact is not None and key != exact:
             raise MalformedMessage(
@@ -142,9 +152,6 @@ def _refuse_case_variants(
 
 
 def _load(body: bytes, max_depth: int) -> Any:
-    found = _load_compact(body, max_depth)
-    if found is not None:
-        return found
     if body.count(b"[") + body.count(b"{") > max_depth:
         _check_depth(body, max_depth)
     try:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from agentgw.errors import MalformedMessage
@@ -155,15 +156,22 @@ def request_headers(
     method: str, params: Mapping[str, Any], wanted: Mapping[tuple[str, ...], str]
 ) -> bytes:
     """The mirrored header lines of a request to a 2026-07-28 server, built from the body alone."""
-    lines = f"MCP-Protocol-Version: {VERSION}\r\nMcp-Method: {method}\r\n"
     key = NAME_BEARING.get(method)
-    if key is not None and isinstance(name := params.get(key), str):
-        lines += f"Mcp-Name: {encode_header(name)}\r\n"
+    name = params.get(key) if key is not None else None
+    lines = _routing_lines(method, name if isinstance(name, str) else None)
+    if not wanted:
+        return lines.encode("ascii")
     for path, token in wanted.items():
         text = _scalar(params.get("arguments"), path)
         if text is not None:
             lines += f"Mcp-Param-{token}: {encode_header(text)}\r\n"
     return lines.encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _routing_lines(method: str, name: str | None) -> str:
+    lines = f"MCP-Protocol-Version: {VERSION}\r\nMcp-Method: {method}\r\n"
+    return lines if name is None else lines + f"Mcp-Name: {encode_header(name)}\r\n"
 
 
 def _scalar(node: Any, path: tuple[str, ...]) -> str | None:

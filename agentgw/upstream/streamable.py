@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from agentgw.errors import UpstreamFailed
 from agentgw.mcp import bridge, handshake, modern
-from agentgw.mcp.message import encode
+from agentgw.mcp.message import Message, encode
 from agentgw.upstream.headers import (
     bearer_line,
     complaint,
@@ -137,7 +137,7 @@ class StreamableHttp:
             return await self._send_in_own_session(out, info)
         if out.era == "modern":
             headers = modern.request_headers(out.message.method, out.message.params, out.headers)
-            response = await self._post(out.message.document, headers, out.token, out.deadline)
+            response = await self._post(out.message, headers, out.token, out.deadline)
             return self._relay(response)
         params = bridge.to_modern_params(out.message.params, self._client)
         headers = modern.request_headers(out.message.method, params, out.headers)
@@ -153,7 +153,7 @@ class StreamableHttp:
             headers = b""
         if out.session is not None:
             headers += session_line(out.session)
-        response = await self._post(out.message.document, headers, out.token, out.deadline)
+        response = await self._post(out.message, headers, out.token, out.deadline)
         if response.status == 404 and out.session is not None:
             return Reply(404)
         return self._relay(response)
@@ -211,13 +211,15 @@ class StreamableHttp:
         return self._relay(response)
 
     def _post(
-        self, document: object, lines: bytes, token: bytes | None, deadline: float
+        self, document: Message | Document, lines: bytes, token: bytes | None, deadline: float
     ) -> Awaitable[UpstreamResponse]:
         return self._origin.open(
             b"POST",
             self._target,
             self._headers + lines + bearer_line(token),
-            encode(document),
+            (document.raw or encode(document.document))
+            if isinstance(document, Message)
+            else encode(document),
             deadline=deadline,
             max_body=self._max_answer,
         )
