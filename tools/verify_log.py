@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 RESULT = {}
+LOG_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 BASE64 = r"[A-Za-z0-9+/]{%d}[AEIMQUYcgkosw048]="  # canonical, where two bits of padding are left
 NOTE = re.compile(r"(.+\n)\n((?:\u2014 [^\s+]+ [A-Za-z0-9+/]{8}\S*\n)+)", re.DOTALL)
 CHECKPOINT = re.compile(rf"((?:.*/)?([^\n/]+))\n(0|[1-9][0-9]{{0,18}})\n({BASE64 % 42})\n")
@@ -116,13 +117,15 @@ def check_log(log, name, keys, held):
         believed = seq if seq in roots else believed
     need(max(roots, default=0) <= seq, name, seq, "records are missing")
     need(notes or not seq, name, 0, "records but no checkpoint")
-    return covered, max((size for size, _ in held), default=0), bool(held or not seq)
+    return covered, max((size for size, _ in held), default=0), bool(held)
 
 
 def check(path, keys, held_text):
     need(path.is_dir(), path.name, 0, "there is no such log")
-    logs, held = {log.name: log for log in sorted(path.iterdir()) if log.is_dir()}, {}
-    if (path / "checkpoints").exists() or list(path.glob("[0-9]*.jsonl")):
+    folders, held = [log for log in sorted(path.iterdir()) if log.is_dir()], {}
+    logs = {log.name: log for log in folders if re.fullmatch(LOG_NAME, log.name)}
+    is_root = logs or (path / "manifest").exists()  # never one log, whatever else stands there
+    if not is_root and ((path / "checkpoints").exists() or list(path.glob("[0-9]*.jsonl"))):
         origin = read_text(path / "checkpoints").partition("\n")[0]
         logs = {origin.rpartition("/")[2] or path.name: path}
     else:

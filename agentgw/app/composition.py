@@ -6,9 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
-from typing import Any
 
 import httpx2
 from sqlalchemy import Engine
@@ -28,10 +27,11 @@ from agentgw.core.principal import Caller, Issued
 from agentgw.core.refusal import Refusal
 from agentgw.errors import Unavailable
 from agentgw.gateway.asked import speakers
-from agentgw.gateway.call import Gateway, Surroundings
+from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Server
 from agentgw.gateway.journal import Journal
 from agentgw.gateway.streams import OpenStreams
+from agentgw.gateway.surroundings import Surroundings
 from agentgw.http.downstream import Door, Downstream
 from agentgw.http.oauth import OAuthEndpoint
 from agentgw.http.sessions import SessionSeal
@@ -50,6 +50,8 @@ from agentgw.sts.mint import Minter
 
 HOUSEKEEPING_SECONDS = 10.0
 LEDGER_PURGE_SECONDS = 600.0
+PEOPLE_SECONDS = 30.0
+"""With as much again in the journal, a forgotten key is gone from every worker in a minute."""
 
 _log = logging.getLogger("agentgw")
 
@@ -87,7 +89,9 @@ class App:
         self._http = httpx2.AsyncClient(follow_redirects=False, timeout=5.0, trust_env=False)
         self._keys: dict[tuple[str, str | None], OidcKeys] = {}
         self._minter = Minter(keyring, config.public_url)
-        self.journal = Journal(audit, People(engine), self._clock, self._random)
+        self.journal = Journal(
+            audit, People(engine, max_age=PEOPLE_SECONDS), self._clock, self._random
+        )
         self.streams = OpenStreams(config.limits.streams_per_agent)
         self.upstreams = Upstreams(ToolPins(engine), lambda: self.gateway, self._note_approval)
         self.turnstile = Turnstile(audit, self._clock, self._random)
@@ -141,10 +145,12 @@ class App:
         self.config, self.policy, self._clients = config, new_policy, new_clients
         self._exchange_rules = convert.exchange_rules(config)
         self.verifier = verifier
+        self._drop_unused_keys(config)
         self.upstreams.replace(config, servers)
         self.gateway.here = self._surroundings(config, servers)
         self.downstream.door = self._door(config)
         self.site.sign = self._sign(config)
+        self.streams.per_agent = config.limits.streams_per_agent
         self.streams.cut(self._lost_rights)
         # Whatever an operator approved or mended meanwhile counts from now on.
         self.upstreams.expire()
@@ -162,6 +168,8 @@ class App:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstreams.close()
+        for keys in self._keys.values():
+            await keys.aclose()
         await self._http.aclose()
         self.turnstile.write(everything=True)
         await self.audit.close()
@@ -196,6 +204,11 @@ class App:
             claims_depth=config.limits.claims_depth,
         )
 
+    def _drop_unused_keys(self, config: Config) -> None:
+        """Forget the keys of issuers no longer configured; who waits for them still gets them."""
+        used = {(rule.issuer, rule.jwks_uri) for rule in convert.issuer_rules(config)}
+        self._keys = {place: keys for place, keys in self._keys.items() if place in used}
+
     def _surroundings(self, config: Config, servers: Mapping[str, Server]) -> Surroundings:
         agents = config.agents.items()
         return Surroundings(
@@ -223,6 +236,7 @@ class App:
             config.limits.body,
             config.limits.body_deadline,
             config.limits.depth,
+            config.trusted_proxies,
         )
 
     def _may_reach(self, caller: Caller, server: str) -> bool:
@@ -240,7 +254,7 @@ class App:
 
     def _control(self) -> Starlette:
         endpoint = OAuthEndpoint(
-            verifier=_Current(lambda: self.verifier),
+            verifier=lambda: self.verifier,
             clients=ClientAuthenticator(
                 lambda: self._clients,
                 self.config.public_url,
@@ -251,11 +265,13 @@ class App:
             ),
             ledger=self._ledger,
             keyring=self.keyring,
+            minter=self._minter,
             rules=lambda: self._exchange_rules,
             append=self.audit.append,
             new_event_id=self.journal.new_id,
             clock=self._clock,
             refused=self.turnstile.count,
+            trusted_proxies=self.config.trusted_proxies,
         )
         control = Starlette(routes=endpoint.routes())
         control.router.redirect_slashes = False
@@ -277,17 +293,6 @@ class App:
                     _log.exception("old entries of the ledger could not be purged")
 
 
-class _Current:
-    """The verifier in use now, for an endpoint that outlives reloads."""
-
-    def __init__(self, current: Callable[[], TokenVerifier]) -> None:
-        self._current = current
-
-    async def verify_subject_token(self, token: bytes, now: float) -> Any:
-        """See TokenVerifier."""
-        return await self._current().verify_subject_token(token, now)
-
-
 async def build(config: Config, worker: int = 1) -> App:
     """Open state and log, and put a gateway together on the running loop.
 
@@ -305,7 +310,13 @@ async def build(config: Config, worker: int = 1) -> App:
     except (OSError, SQLAlchemyError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
         raise Unavailable(f"the state directory {state} cannot be used: {reason}") from error
-    audit = await FileLog.start(state / "log", f"gw-{worker}", signer)
+    audit = await FileLog.start(
+        state / "log",
+        f"gw-{worker}",
+        signer,
+        checkpoint_seconds=config.audit.checkpoint_seconds,
+        checkpoint_records=config.audit.checkpoint_records,
+    )
     try:
         return App(config, audit, keyring, engine)
     except BaseException:

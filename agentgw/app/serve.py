@@ -136,7 +136,8 @@ class _Worker:
         if self._app is None or self._server is None:
             return
         # A call takes at most its server's time-out, so all of them come to their end.
-        timeouts = [server.timeout for server in self._app.config.servers.values()]
+        config = self._app.config
+        timeouts = [config.call_timeout(server) for server in config.servers.values()]
         seconds = self._server.config.timeout_graceful_shutdown = int(max(timeouts, default=0)) + 2
         _log.info("stopping: calls in flight have %d s to finish", seconds)
         self._server.should_exit = True
@@ -178,8 +179,8 @@ class _Worker:
 def _spare_the_collector() -> None:
     """Take what start-up made out of the garbage collector's sight, and call it less often.
 
-    A call makes some hundred short-lived objects and no cycles; looking through everything the
-    imports left, over and over, was a quarter of its cost (docs/performance.md).
+    A call makes short-lived objects and hardly a cycle; looking through everything the imports left,
+    over and over, was a good part of its cost (ADR 10).
     """
     gc.collect()
     gc.freeze()

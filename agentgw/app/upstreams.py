@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from agentgw.config.model import Config
 from agentgw.config.servers import Server as ServerConfig
 from agentgw.errors import UpstreamFailed
+from agentgw.gateway.authority import authorise_own
 from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Server
 from agentgw.gateway.switchboard import IDENTITY
@@ -55,7 +56,7 @@ class Upstreams:
                     if _list_of(config, wanted) == _list_of(self._config, known):
                         catalogue = before.catalogue
             if link is None:
-                link = _link(name, wanted, config.limits.answer)
+                link = _link(config, name, wanted)
             if catalogue is None:
                 catalogue = self._catalogue(name, config, wanted, link)
             arranged[name] = _server(config, name, wanted, link, catalogue)
@@ -103,7 +104,7 @@ class Upstreams:
             self._note_approval,
             first_use=wanted.trust == "first-use",
             client=IDENTITY,
-            timeout=min(wanted.timeout, OWN_TIMEOUT),
+            timeout=min(config.call_timeout(wanted), OWN_TIMEOUT),
             max_tools=config.limits.tools_per_server,
             max_pages=config.limits.list_pages,
             max_answer=config.limits.answer,
@@ -115,7 +116,8 @@ class Upstreams:
             server = self._servers.get(name)
             if server is None:
                 raise UpstreamFailed("it was taken out of the configuration")
-            return await self._gateway().authorise_own(lambda: server)(method, params)
+            own = authorise_own(lambda: self._gateway().here, lambda: server)
+            return await own(method, params)
 
         return authorise
 
@@ -157,15 +159,15 @@ def _server(
         wanted.chain_assurance,
         {tool: rule.scope for tool, rule in wanted.tools.items() if rule.scope},
         frozenset(tool for tool, rule in wanted.tools.items() if rule.approve),
-        wanted.timeout,
+        config.call_timeout(wanted),
         wanted.token.life,
         wanted.token.typ,
         None if wanted.agent is None else config.agent_id(wanted.agent),
     )
 
 
-def _link(name: str, wanted: ServerConfig, max_answer: int) -> Link:
-    timeout = min(wanted.timeout, OWN_TIMEOUT)
+def _link(config: Config, name: str, wanted: ServerConfig) -> Link:
+    timeout, max_answer = min(config.call_timeout(wanted), OWN_TIMEOUT), config.limits.answer
     if wanted.command is not None:
         process = StdioServer(
             wanted.command,

@@ -115,13 +115,16 @@ def read_leaves(path: Path) -> list[bytes]:
 def find_logs(directory: Path) -> list[LogDirectory]:
     """The logs under `directory`: itself where it is one log's directory, else its subdirectories.
 
-    Sorted by name; empty where there is none. Raises OSError.
+    One log's directory has neither a manifest nor logs below it: a log's files copied into the root
+    must not hide the others. Sorted by name; empty where there is none. Raises OSError.
     """
     here = LogDirectory(directory.resolve())
-    if here.segments() or here.checkpoints.exists():
+    folders = sorted(path for path in here.path.iterdir() if path.is_dir())
+    below = [LogDirectory(path) for path in folders if LOG_NAME.fullmatch(path.name)]
+    is_root = below or (here.path / "manifest").exists()
+    if not is_root and (here.segments() or here.checkpoints.exists()):
         return [here]
-    below = sorted(path for path in here.path.iterdir() if path.is_dir())
-    return [LogDirectory(path) for path in below if LOG_NAME.fullmatch(path.name)]
+    return below
 
 
 def read_lines(log: LogDirectory) -> Iterator[bytes]:

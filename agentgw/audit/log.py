@@ -11,20 +11,19 @@ import asyncio
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import orjson
 
 from agentgw.audit.files import Files, OsFiles
 from agentgw.audit.keys import NoteSigner
+from agentgw.audit.thread import WriterThread
 from agentgw.audit.writer import SEGMENT_BYTES, LogWriter
 from agentgw.core.record import log_event, uuid7
-from agentgw.errors import AgentgwError, ConfigError, Unavailable
+from agentgw.errors import ConfigError, Unavailable
 
 CHECKPOINT_RECORDS = 1000
 CHECKPOINT_SECONDS = 1.0
@@ -34,7 +33,7 @@ BUSY_GAP = 0.0007
 BUSY_WAIT = 0.002
 SMOOTHING = 0.05
 """Where decisions come closer than `BUSY_GAP` seconds on average, each waits up to `BUSY_WAIT` for others:
-a flush costs some 200 us of CPU whether it carries one record or thirty (PostgreSQL's commit_delay)."""
+a flush costs about the same whether it carries one record or many (ADR 11)."""
 FULL_BATCH = 64
 """Records that are company enough."""
 CLOSED = "the audit log is closed; the gateway is stopping"
@@ -42,7 +41,6 @@ CLOSED = "the audit log is closed; the gateway is stopping"
 logger = logging.getLogger("agentgw.audit")
 
 Entry = tuple[bytes, "asyncio.Future[int] | None"]
-Report = Callable[..., None]
 
 
 class FileLog:
@@ -57,6 +55,8 @@ class FileLog:
         retry_seconds: float,
         stall_seconds: float,
         max_queued: int,
+        checkpoint_seconds: float,
+        checkpoint_records: int,
     ) -> None:
         self._writer = writer
         self._clock = clock
@@ -77,7 +77,9 @@ class FileLog:
         self._dropped = 0
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._thread = _WriterThread(writer, self._report, retry_seconds)
+        self._thread = WriterThread(
+            writer, self._report, retry_seconds, checkpoint_seconds, checkpoint_records
+        )
 
     @classmethod
     async def start(
@@ -93,17 +95,21 @@ class FileLog:
         stall_seconds: float = 5.0,
         max_queued: int = 65_536,
         segment_bytes: int = SEGMENT_BYTES,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        checkpoint_records: int = CHECKPOINT_RECORDS,
     ) -> FileLog:
         """Open log `name` under `root` (the `log` folder of the state directory), alone.
 
         A disk that refuses does not stop it: appends are refused until a retry (each
         `retry_seconds`) succeeds. A batch that takes over `stall_seconds` counts as refused.
+        A checkpoint is signed `checkpoint_seconds` after a record, or once it covers `checkpoint_records`.
         Raises ConfigError where another process writes this log, or the log was altered.
         """
         writer = LogWriter(root, name, signer, files or OsFiles(), clock, random, segment_bytes)
         log = cls(
             writer, clock=clock, random=random, retry_seconds=retry_seconds,
             stall_seconds=stall_seconds, max_queued=max_queued,
+            checkpoint_seconds=checkpoint_seconds, checkpoint_records=checkpoint_records,
         )  # fmt: skip
         log._thread.start()
         await log._opened
@@ -278,114 +284,6 @@ class FileLog:
         )  # fmt: skip
         self._refused = self._dropped = 0
         return orjson.dumps(event)
-
-
-class _WriterThread:
-    """Runs a LogWriter: batches as they come, checkpoints when due, recovery until it works."""
-
-    def __init__(self, writer: LogWriter, report: Report, retry_seconds: float) -> None:
-        self._writer = writer
-        self._report = report
-        self._retry_seconds = retry_seconds
-        self._jobs: SimpleQueue[list[bytes] | None] = SimpleQueue()
-        self._poisoned: str | None = None
-        self._last_error = ""
-        self._due: float | None = None
-        self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
-        self.send = self._jobs.put
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._open()
-            while self._step():
-                pass
-        except ConfigError as error:
-            self._report("opened", error)
-        except Exception:
-            # Nobody is left to write: refuse visibly rather than let callers wait for ever.
-            logger.exception("the audit log's writer ended")
-            self._report("failed", "its writer ended; restart the gateway")
-        finally:
-            self._writer.close()
-            self._report("ended")
-
-    def _open(self) -> None:
-        try:
-            self._writer.open()
-        except OSError as error:
-            self._fail(error)
-        self._report("opened")
-
-    def _step(self) -> bool:
-        """One batch, checkpoint or attempt to recover; False at the end."""
-        try:
-            job = self._jobs.get(timeout=self._timeout())
-        except Empty:
-            job = []
-        if job is None:
-            self._last_checkpoint()
-            return False
-        if self._poisoned is not None:
-            self._recover()
-        elif job:
-            self._commit(job)
-        if self._poisoned is None and self._is_due():
-            self._checkpoint()
-        return True
-
-    def _timeout(self) -> float | None:
-        if self._poisoned is not None:
-            return self._retry_seconds
-        return None if self._due is None else max(0.0, self._due - time.monotonic())
-
-    def _commit(self, bodies: list[bytes]) -> None:
-        try:
-            first = self._writer.commit(bodies)
-        except OSError as error:
-            self._fail(error)
-            return
-        self._report("written", first)
-        if self._due is None:
-            self._due = time.monotonic() + CHECKPOINT_SECONDS
-
-    def _is_due(self) -> bool:
-        if self._due is None:
-            return False
-        return self._writer.uncovered >= CHECKPOINT_RECORDS or time.monotonic() >= self._due
-
-    def _checkpoint(self) -> None:
-        try:
-            self._writer.checkpoint()
-            self._due = None
-        except OSError as error:
-            self._fail(error)
-
-    def _fail(self, error: OSError) -> None:
-        self._poisoned = error.strerror or type(error).__name__
-        self._due = None
-        self._report("failed", self._poisoned)
-
-    def _recover(self) -> None:
-        try:
-            self._writer.recover(f"the log could not be written: {self._poisoned}")
-        except (OSError, AgentgwError) as error:
-            if str(error) != self._last_error:
-                logger.warning("the audit log still cannot be written: %s", error)
-            self._last_error = str(error)
-            return
-        self._last_error = ""
-        self._poisoned = None
-        self._report("recovered")
-
-    def _last_checkpoint(self) -> None:
-        try:
-            if self._poisoned is None:
-                self._writer.checkpoint()
-        except OSError as error:
-            logger.error("no last checkpoint could be written: %s", error.strerror)
 
 
 def _serialise(record: dict[str, object]) -> bytes:

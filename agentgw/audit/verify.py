@@ -212,8 +212,11 @@ class _LogCheck:
         tally = self._tally
         tally.own += own[-1].size if own else 0
         tally.held += max((checkpoint.size for checkpoint in held), default=0)
-        if size and not held:
+        if not held:
+            # An empty log too: its files may have been emptied, or rolled back to its first checkpoint.
             tally.unheld.append(self.name)
+        if not own:
+            tally.notes.append(f"{self.name}: it holds no checkpoint")
         tally.unknown += len(self._open_calls)
 
     def _checkpoints(self) -> list[Checkpoint]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from agentgw import __version__
-from agentgw.cli import config, demo, keys, serve, server
+from agentgw.cli import audit, config, demo, keys, serve, server, why
 from agentgw.errors import AgentgwError, ConfigError
 
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 3, 130
@@ -48,10 +46,8 @@ app.command("serve")(serve.serve)
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(server.app, name="server")
-if find_spec("agentgw.cli.audit"):
-    app.add_typer(import_module("agentgw.cli.audit").app, name="audit")
-if find_spec("agentgw.cli.why"):
-    app.command("why")(import_module("agentgw.cli.why").why)
+app.add_typer(audit.app, name="audit")
+app.command("why")(why.why)
 
 
 def main() -> None:

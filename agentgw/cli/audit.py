@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agentgw.cli.options import JsonOption, StateDirOption
+from agentgw.cli.options import ConfigOption, JsonOption, StateDirOption, state_dir_of
 from agentgw.errors import AgentgwError
 
 VERIFICATION_FAILED = 6
@@ -28,17 +27,13 @@ Since = Annotated[str | None, typer.Option("--since", help="An RFC 3339 time in 
 Txn = Annotated[str | None, typer.Option("--txn", help="The transaction.")]
 
 
-def log_root(state_dir: Path | None) -> Path:
-    """The log folder of a state directory: the option's, AGENTGW_STATE_DIR's or the default one.
-
-    Raises AgentgwError where there is none.
-    """
-    from agentgw.config import default_state_dir
-
-    named = state_dir or os.environ.get("AGENTGW_STATE_DIR")
-    root = (Path(named).expanduser() if named else default_state_dir(os.environ)) / "log"
+def log_root(state_dir: Path | None, config: Path | None) -> Path:
+    """The log folder of the state directory these options mean. Raises AgentgwError where there is none."""
+    root = state_dir_of(state_dir, config) / "log"
     if not root.is_dir():
-        raise AgentgwError(f"{root} does not exist: no gateway wrote records there (--state-dir?)")
+        raise AgentgwError(
+            f"{root} does not exist: no gateway wrote records there (--config? --state-dir?)"
+        )
     return root
 
 
@@ -51,6 +46,7 @@ def tail(
     server: Server = None,
     tool: Tool = None,
     decision: Decision = None,
+    config: ConfigOption = None,
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,7 +55,7 @@ def tail(
 
     from agentgw.audit.query import Filter, follow_records, read_records
 
-    root = log_root(state_dir)
+    root = log_root(state_dir, config)
     wanted = Filter(user=user, agent=agent, server=server, tool=tool, decision=decision)
     if follow:
         for record in follow_records(root, wanted, lambda: time.sleep(POLL_SECONDS), lines):
@@ -78,6 +74,7 @@ def search(
     decision: Decision = None,
     since: Since = None,
     txn: Txn = None,
+    config: ConfigOption = None,
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,18 +82,19 @@ def search(
     from agentgw.audit.query import Filter, read_records
 
     wanted = Filter(user, agent, server, tool, decision, since, None, txn)
-    for record in read_records(log_root(state_dir), wanted):
+    for record in read_records(log_root(state_dir, config), wanted):
         _print(record, as_json)
 
 
 @app.command()
 def show(
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID")],
+    config: ConfigOption = None,
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the records of one event, whole."""
-    for record in find_event(event_id, state_dir):
+    for record in find_event(event_id, log_root(state_dir, config)):
         whole = json.dumps(record, ensure_ascii=False, indent=2)
         typer.echo(_line(record) if as_json else printable(whole))
 
@@ -114,6 +112,7 @@ def verify(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="A checkpoint you kept elsewhere."),
     ] = None,
+    config: ConfigOption = None,
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -127,7 +126,7 @@ def verify(
         raise typer.BadParameter(str(error), param_hint="--key") from None
     try:
         held = checkpoint.read_bytes().decode("utf-8", "replace") if checkpoint else None
-        result = verify_log(directory or log_root(state_dir), keys, held)
+        result = verify_log(directory or log_root(state_dir, config), keys, held)
     except OSError as error:
         raise AgentgwError(f"{error.filename} cannot be read: {error.strerror}") from None
     for note in result.notes:
@@ -146,11 +145,10 @@ def verify(
         raise typer.Exit(VERIFICATION_FAILED)
 
 
-def find_event(event_id: str, state_dir: Path | None) -> list[dict[str, Any]]:
-    """The records of one event in order. Raises AgentgwError where there are none."""
+def find_event(event_id: str, root: Path) -> list[dict[str, Any]]:
+    """The records of one event under the log folder `root`. Raises AgentgwError where there are none."""
     from agentgw.audit.query import Filter, read_records
 
-    root = log_root(state_dir)
     records = list(read_records(root, Filter(event_id=event_id)))
     if not records:
         raise AgentgwError(f"no record of event {event_id} under {root}")

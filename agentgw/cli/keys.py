@@ -39,7 +39,10 @@ def list_keys(
 def rotate(
     config: ConfigOption = None, state_dir: StateDirOption = None, as_json: JsonOption = False
 ) -> None:
-    """Sign with the next key from now on; the replaced one stays published for a day."""
+    """Sign with the next key from now on; the replaced one stays published for a day.
+
+    Refused while the next key is younger than a minute: tool servers must have seen it first.
+    """
     import orjson
 
     ring = _ring(config, state_dir)

@@ -36,6 +36,25 @@ def load_config(path: Path | None, flags: Mapping[str, Any] = MappingProxyType({
     return load(path or default_config_path(os.environ), os.environ, flags)
 
 
+def state_dir_of(flag: Path | None, config: Path | None) -> Path:
+    """The state directory: the flag's, AGENTGW_STATE_DIR's, the configuration's, or the default one.
+
+    A configuration is read only where the first two are silent, and needs not be there unless it was
+    named. Raises ConfigError.
+    """
+    from agentgw.config import default_config_path, default_state_dir
+
+    if flag is not None:
+        return Path(os.path.abspath(os.path.expanduser(flag)))
+    path = config or default_config_path(os.environ)
+    expected = config is not None or "AGENTGW_CONFIG" in os.environ or path.exists()
+    if named := os.environ.get("AGENTGW_STATE_DIR"):
+        # As `load` has it: a relative path counts from the configuration's folder.
+        base = path.absolute().parent if expected else Path.cwd()
+        return base / os.path.expanduser(named)
+    return load_config(path).state_dir if expected else default_state_dir(os.environ)
+
+
 def absolute(path: Path | None) -> str | None:
     """A path given on the command line, which counts from the working directory."""
     return None if path is None else os.path.abspath(os.path.expanduser(path))

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from agentgw.cli.audit import find_event, printable
-from agentgw.cli.options import ConfigOption, JsonOption, StateDirOption, absolute, load_config
+from agentgw.cli.audit import find_event, log_root, printable
+from agentgw.cli.options import ConfigOption, JsonOption, StateDirOption, load_config
 from agentgw.errors import AgentgwError, ConfigError
 
 REASONS = {
@@ -32,8 +32,8 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Explain a decision: who asked for what, which rule decided, and how it ended."""
-    rows, configured = _rows(config, state_dir)
-    records = find_event(event_id, state_dir or configured)
+    rows = _rows(config)
+    records = find_event(event_id, log_root(state_dir, config))
     decision = next((record for record in records if record.get("phase") == "decision"), records[0])
     outcome = next((record for record in records if record.get("phase") == "outcome"), None)
     rule = str(decision.get("rule") or "-")
@@ -46,19 +46,16 @@ def why(
         typer.echo(printable(line))
 
 
-def _rows(
-    config: Path | None, state_dir: Path | None
-) -> tuple[dict[str, dict[str, Any]], Path | None]:
-    """The grant rows of the configuration by id, and its state directory; none where there is none."""
+def _rows(config: Path | None) -> dict[str, dict[str, Any]]:
+    """The grant rows of the configuration by id; none where there is none."""
     try:
-        loaded = load_config(config, {"state_dir": absolute(state_dir)})
+        loaded = load_config(config)
     except (ConfigError, OSError) as error:
         if config is not None:
             raise error if isinstance(error, AgentgwError) else AgentgwError(str(error)) from None
         print(f"note: rules are shown by id only: {error}", file=sys.stderr)
-        return {}, None
-    rows = {row.id: row.model_dump(mode="json", exclude_defaults=True) for row in loaded.grants}
-    return rows, loaded.state_dir
+        return {}
+    return {row.id: row.model_dump(mode="json", exclude_defaults=True) for row in loaded.grants}
 
 
 def _explain(

@@ -12,6 +12,13 @@ from agentgw.config.values import is_loopback, is_public, split_url
 from agentgw.core.claims import is_resource
 from agentgw.core.grant_syntax import parse_users
 from agentgw.core.grants import KINDS
+from agentgw.policy.cel import compile_condition
+
+ACCEPTABLE_EVIDENCE = ("client-claim", "client-auth")
+"""What `agentgw.core.actor` asks an issuer's accept_evidence for."""
+
+FOUND_EVIDENCE = ("client-claim", "act-claim", "client-auth", "exchange")
+"""What `agentgw.core.actor` and `agentgw.core.exchange` find of an agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +33,25 @@ class Problem:
 def check(config: Config) -> Iterator[Problem]:
     """Every problem of a configuration whose parts are sound by themselves."""
     yield from _check_exposure(config)
+    if config.limits.sessions_per_agent is not None:
+        yield _unavailable(
+            ("limits", "sessions_per_agent"),
+            "sessions_per_agent",
+            "leave it out; a session takes no memory",
+        )
     yield from _check_issuers(config)
     yield from _check_agents(config)
     yield from _check_servers(config)
     yield from _check_grants(config)
 
 
+def _unavailable(loc: Loc, what: str, hint: str) -> Problem:
+    """Planned but not built: refused, so that nobody believes in it."""
+    return Problem(loc, f"{what} is not available in this version", hint)
+
+
 def _check_exposure(config: Config) -> Iterator[Problem]:
-    """Contract sections 1 and 9: plain http stays at home, and dev mode never meets the public."""
+    """Plain http stays at home, and dev mode never meets the public."""
     public = split_url(config.public_url)
     host = public.hostname or ""
     if config.dev and is_public(host):
@@ -80,6 +98,13 @@ def _check_issuers(config: Config) -> Iterator[Problem]:
                 )
         if issuer.user_claim == "email" and not issuer.email_domains:
             yield Problem((*loc, "user_claim"), "user_claim: email needs email_domains")
+        for index, evidence in enumerate(issuer.accept_evidence):
+            if evidence not in ACCEPTABLE_EVIDENCE:
+                yield _unavailable(
+                    (*loc, "accept_evidence", index),
+                    f"accept_evidence: {evidence}",
+                    f"use {' or '.join(ACCEPTABLE_EVIDENCE)}",
+                )
         if isinstance(issuer.audiences, Mapping):
             for resource in issuer.audiences:
                 yield from _check_resource(config, (*loc, "audiences", resource), resource)
@@ -106,9 +131,9 @@ def _check_agents(config: Config) -> Iterator[Problem]:
     for name, agent in config.agents.items():
         loc: Loc = ("agents", name)
         if agent.require is not None:
-            yield Problem(
+            yield _unavailable(
                 (*loc, "require"),
-                f"require: {agent.require} is not available in this version",
+                f"require: {agent.require}",
                 "leave it out; a bearer token then works for whoever holds it",
             )
         for index, other in enumerate(agent.may_hand_to):
@@ -144,7 +169,11 @@ def _check_servers(config: Config) -> Iterator[Problem]:
     for name, server in config.servers.items():
         loc: Loc = ("servers", name)
         if server.agent is not None:
-            yield from _check_agent(config, (*loc, "agent"), server.agent)
+            yield _unavailable(
+                (*loc, "agent"),
+                f"agent: {server.agent}",
+                "leave it out; its tokens cannot be exchanged",
+            )
         if server.url is not None:
             parts = split_url(server.url)
             tame = config.dev or config.insecure or is_loopback(parts.hostname or "")
@@ -209,14 +238,17 @@ def _check_grants(config: Config) -> Iterator[Problem]:
                         f"unknown server {server!r}",
                         did_you_mean(server, config.servers),
                     )
+        if grant.min_evidence is not None and grant.min_evidence not in FOUND_EVIDENCE:
+            yield _unavailable(
+                (*loc, "min_evidence"),
+                f"min_evidence: {grant.min_evidence}",
+                f"use one of {', '.join(FOUND_EVIDENCE)}",
+            )
         if grant.when is not None:
             yield from _check_condition((*loc, "when"), grant.when)
 
 
 def _check_condition(loc: Loc, source: str) -> Iterator[Problem]:
-    # The CEL library takes a quarter of a second to import, and most files need none of it.
-    from agentgw.policy.cel import compile_condition
-
     try:
         compile_condition(source)
     except ValueError as error:

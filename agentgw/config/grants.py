@@ -45,7 +45,9 @@ class Grant(Section):
     )
     deny: bool = Field(default=False, description="Whether the row forbids; such rows win.")
     min_evidence: Evidence | None = Field(
-        default=None, description="The weakest evidence of the agents this row is satisfied with."
+        default=None,
+        description="The weakest evidence of the agents this row is satisfied with: client-claim, act-claim, "
+        "client-auth or exchange; others are not available in this version.",
     )
 
     def entry(self) -> dict[str, Any]:

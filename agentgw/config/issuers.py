@@ -83,7 +83,8 @@ class Issuer(Section):
     )
     accept_evidence: tuple[Evidence, ...] = Field(
         default=(),
-        description="Weak evidence to accept of an agent, such as `client-claim` (a bare azp).",
+        description="Weak evidence to accept of an agent: `client-claim` (a bare azp), `client-auth` (the "
+        "issuer's word that the client authenticated); others are not available in this version.",
     )
     require_typ: Literal["at+jwt"] | None = Field(
         default=None,

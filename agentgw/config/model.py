@@ -58,7 +58,9 @@ class Limits(Section):
         default=60, description="Seconds one call may take, unless its server says else."
     )
     streams_per_agent: Count = Field(default=100, description="Open streams per agent.")
-    sessions_per_agent: Count = Field(default=100, description="Sessions per agent.")
+    sessions_per_agent: Count | None = Field(
+        default=None, description="Sessions per agent; not available in this version."
+    )
     tools_per_server: Count = Field(default=1000, description="Tools taken from one server.")
     list_pages: Count = Field(default=20, description="Pages of a list asked of one server.")
 
@@ -126,7 +128,9 @@ class Config(Section):
         default=False, description="Allows plain http beyond loopback, to clients and to servers."
     )
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
-        default=(), description="Networks of TLS terminators whose forwarding headers are believed."
+        default=(),
+        description="Networks of TLS terminators. From these the `source` in records is the last address of "
+        "X-Forwarded-For that is none of theirs; nothing else is taken from forwarding headers.",
     )
     hosts: tuple[
         Annotated[
@@ -160,22 +164,15 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        """Row ids by position, and calls' time-out where a server has none of its own."""
-        if not isinstance(data, dict):
+        """Row ids by position."""
+        rows = data.get("grants") if isinstance(data, dict) else None
+        if not isinstance(rows, list):
             return data
-        filled = dict(data)
-        rows, servers, limits = (data.get(key) for key in ("grants", "servers", "limits"))
-        if isinstance(rows, list):
-            filled["grants"] = [
-                {"id": f"g{number}", **row} if isinstance(row, dict) else row
-                for number, row in enumerate(rows, start=1)
-            ]
-        if isinstance(servers, dict) and isinstance(limits, dict) and "call" in limits:
-            filled["servers"] = {
-                name: {"timeout": limits["call"], **server} if isinstance(server, dict) else server
-                for name, server in servers.items()
-            }
-        return filled
+        numbered = [
+            {"id": f"g{number}", **row} if isinstance(row, dict) else row
+            for number, row in enumerate(rows, start=1)
+        ]
+        return {**data, "grants": numbered}
 
     @property
     def path(self) -> str:
@@ -225,6 +222,10 @@ class Config(Section):
     def allowed_origins(self) -> frozenset[str]:
         """Values of the Origin header to answer to."""
         return frozenset({self.public_url, *self.origins})
+
+    def call_timeout(self, server: Server) -> float:
+        """Seconds one call to a server may take."""
+        return self.limits.call if server.timeout is None else server.timeout
 
     def agent_id(self, name: str) -> str:
         """The URI of an agent: audience, `act.sub` and `may_act.sub` are this one string."""

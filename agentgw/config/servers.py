@@ -107,12 +107,14 @@ class CallToken(Section):
     """The shape of the per-call token this server understands."""
 
     alg: Annotated[Literal["ES256"], _available("ES256")] = Field(
-        default="ES256", description="Signature algorithm."
+        default="ES256",
+        description="Signature algorithm; others are not available in this version.",
     )
     typ: Literal["at+jwt", "JWT"] = Field(default="at+jwt", description="The `typ` header.")
     life: int = Field(default=60, ge=30, le=120, description="Seconds until it expires.")
     actor_mode: Annotated[Literal["agent"], _available("agent")] = Field(
-        default="agent", description="Who is the outermost `act`: the agent."
+        default="agent",
+        description="Who is the outermost `act`: the agent; others are not available in this version.",
     )
 
 
@@ -150,14 +152,14 @@ class Server(Section):
     )
     agent: AgentName | None = Field(
         default=None,
-        description="The agent behind this server, which may exchange its tokens once.",
+        description="The agent this server is, to exchange its tokens; not available in this version.",
     )
     era: Literal["auto", "modern", "handshake"] = Field(
         default="auto",
         description="The MCP revisions it speaks: found out, 2026-07-28, or earlier ones.",
     )
-    timeout: Seconds = Field(
-        default=60, description="Seconds one call may take; default that of limits.call."
+    timeout: Seconds | None = Field(
+        default=None, description="Seconds one call may take; default that of limits.call."
     )
     token: CallToken = Field(default=CallToken(), description="The shape of its per-call tokens.")
 

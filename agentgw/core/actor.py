@@ -1,6 +1,6 @@
 """Which agents act in a token: the chain, how each hop is proven, and who may act at all.
 
-Pure rules of RFC 8693 sections 4.1 (`act`) and 4.4 (`may_act`) as our contract narrows them.
+Pure rules of RFC 8693 sections 4.1 (`act`) and 4.4 (`may_act`) as narrowed here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgw.core.claims import NAME_LIMIT, IssuerRules
+from agentgw.core.delegation import DEFAULT_MAX_DEPTH
 from agentgw.core.principal import EVIDENCE, Hop
 from agentgw.errors import InvalidToken
 
-MAX_DEPTH = 4
 _CLIENT_CLAIMS = ("client_id", "azp", "appid", "cid")
 _CLIENT_AUTH_CLAIMS = ("azpacr", "appidacr")
 _PROVEN = EVIDENCE.index("client-auth")
@@ -37,7 +37,7 @@ class AgentRules:
     id: str
     clients: tuple[ClientRule, ...] = ()
     disabled: bool = False
-    max_depth: int = MAX_DEPTH
+    max_depth: int = DEFAULT_MAX_DEPTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def index_agents(
 
 
 def determine_actors(claims: Mapping[str, Any], rules: IssuerRules, index: AgentIndex) -> Actors:
-    """Find the chain of an identity provider's token (contract section 3).
+    """Find the chain of an identity provider's token (docs/architecture.md, Tokens).
 
     The outermost `act` where the issuer may assert one, else the client. An `act` that nobody may
     assert is dropped only where the client is proven and is an agent of ours. Raises InvalidToken.
@@ -191,7 +191,7 @@ def _asserted_chain(act: Any, rules: IssuerRules, index: AgentIndex) -> tuple[Ho
         if any(hop.id == id_ for hop in hops):
             raise InvalidToken("the token's act names one agent twice")
         hops.append(Hop(id_, _agent_name(id_, index), "act-claim"))
-        limits.append(MAX_DEPTH if agent is None else agent.max_depth)
+        limits.append(DEFAULT_MAX_DEPTH if agent is None else agent.max_depth)
         act = act.get("act")
     if not hops or len(hops) > min(limits):
         raise InvalidToken("the token's act is empty or nested deeper than its agents allow")

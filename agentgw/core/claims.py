@@ -56,7 +56,7 @@ def map_audiences(
     """Turn the configured `audiences` into aud value → our resource URLs.
 
     A list holds values that mean this gateway: one that is a resource URL of ours means that resource,
-    any other means `{public_url}/mcp`. A mapping goes from resource URL to values (contract section 3).
+    any other means `{public_url}/mcp`. A mapping goes from resource URL to values.
     """
     union = f"{public_url}/mcp"
     if isinstance(listed, Mapping):
@@ -146,11 +146,11 @@ def check_kind(claims: Mapping[str, Any], typ: str | None, rules: IssuerRules) -
     if claims.get("token_use", "access") != "access":
         raise InvalidToken("the token's token_use is not access")
     if rules.marker and not marked:
-        raise InvalidToken("the token lacks the marker that its issuer's access tokens carry")
+        raise InvalidToken("the token lacks the access_token_claim configured for its issuer")
     if not rules.marker and typ != "at+jwt" and not _looks_like_access(claims):
         raise InvalidToken(
             "nothing marks the token as an access token: its issuer should send typ at+jwt, "
-            "or its configuration name a marker"
+            "or issuers.*.access_token_claim name a claim that does"
         )
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agentgw.core.claims import MIN_LIFE
 from agentgw.core.delegation import (
     DEFAULT_MAX_DEPTH,
     act_claim,
-    depth,
     has_cycle,
     may_act_claim,
 )
@@ -24,9 +24,6 @@ from agentgw.errors import OAuthError
 
 HAND_OVER_LIFE = 300
 """Seconds a hand-over lives at most."""
-
-MIN_LIFE = 5
-"""Seconds of life a subject_token must have left: below it our own door refuses too."""
 
 Case = Literal["continue", "first-hop", "hand-over"]
 
@@ -269,7 +266,7 @@ def check_depth_and_cycles(chain: tuple[Hop, ...], rules: ExchangeRules) -> None
     if has_cycle(chain):
         raise _invalid_request("the agent already stands in the chain")
     agents = [rules.agents[hop.agent] for hop in chain if hop.agent is not None]
-    if depth(chain) > min((agent.max_depth for agent in agents), default=DEFAULT_MAX_DEPTH):
+    if len(chain) > min((agent.max_depth for agent in agents), default=DEFAULT_MAX_DEPTH):
         raise _invalid_request("the chain of agents would be longer than one of them allows")
 
 

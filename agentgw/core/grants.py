@@ -125,18 +125,6 @@ class Row:
         )
 
 
-def decide(
-    table: Iterable[Row], request: AccessRequest, disabled: frozenset[str] = frozenset()
-) -> Decision:
-    """Judge `request` by the whole table: agents first, then deny rows, then grants, then scope.
-
-    `disabled` are names of agents that count as unregistered. See `judge` for conditions.
-    """
-    return refuse_unknown(request.caller.chain, disabled) or judge(
-        concerning(table, request), request
-    )
-
-
 def refuse_unknown(chain: Sequence[Hop], disabled: frozenset[str]) -> Decision | None:
     """The refusal of a chain that is empty or holds an unregistered or disabled agent, else None."""
     if chain and all(hop.agent is not None and hop.agent not in disabled for hop in chain):

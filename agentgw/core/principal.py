@@ -68,7 +68,6 @@ class Caller:
     presenter: str
     groups: frozenset[str] = frozenset()
     txn: str | None = None
-    may_act: str | None = None
     acr: str | None = None
     auth_time: int | None = None
     claims: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -80,7 +79,7 @@ class Issued:
     """What the ledger keeps of a token we issued for our own endpoints (exchange, hand-over).
 
     `kind` is `gateway` (audience is one of our resources) or `hand-over` (audience is an agent).
-    `parent_exp` bounds nothing by itself; `exp` already is the smallest of the chain. `resources` are
+    `exp` already is the smallest of the chain; `parent` is the jti exchanged for it. `resources` are
     those of our own resource URLs that this authority reaches, kept through a hand-over.
     """
 

@@ -1,4 +1,4 @@
-"""Refusals that callers see: our JSON-RPC codes, their words, and what would help (contract section 2)."""
+"""Refusals that callers see: our JSON-RPC codes, their words, and what would help (listed at `/errors`)."""
 
 from __future__ import annotations
 

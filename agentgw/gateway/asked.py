@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from agentgw.core import refusal
-from agentgw.core.catalog import Listing, Tool, split_exposed
+from agentgw.core.catalog import Tool, split_exposed
 from agentgw.core.principal import Caller
 from agentgw.core.refusal import Refusal
 from agentgw.core.target import FILTERED_LISTS, Target, target_of
 from agentgw.errors import UpstreamFailed
 from agentgw.gateway.incoming import END_SESSION, OPEN_STREAM, Incoming, Server
-from agentgw.mcp.message import INVALID_PARAMS, Message
+from agentgw.mcp.message import INVALID_PARAMS, NOTIFICATIONS, Message
 
+UNKNOWN_TOOL = "unknown_tool"
 _UNASKED = frozenset({"initialize", "server/discover", "ping", OPEN_STREAM, END_SESSION})
 
 
@@ -33,56 +34,53 @@ class Asked(NamedTuple):
     withheld: str | None = None
 
 
-async def resolve(servers: Mapping[str, Server], incoming: Incoming) -> Asked:
-    """Find what `incoming` names. Never fails: what cannot be found is for policy to answer first."""
-    message = incoming.message
-    if incoming.server is None:
-        return await _resolve_exposed(servers, incoming)
-    server = servers[incoming.server]
-    target = target_of(message.method, message.params)
-    label = target.name if target is not None else message.method
-    if message.method != "tools/call" or target is None:
-        return Asked(server, message, target, None, label)
+async def resolve(
+    servers: Mapping[str, Server], incoming: Incoming, *, again: bool = False
+) -> Asked:
+    """Find what `incoming` names, in the lists at hand or, if `again`, in a fresh one.
+
+    Never fails: what cannot be found is for policy to answer first.
+    """
+    plain = unresolved(servers, incoming)
+    message, server = incoming.message, plain.server
+    if message.method != "tools/call" or server is None or plain.target is None:
+        return plain
     try:
-        tool = await server.catalogue.find(target.name)
-        listing = await server.catalogue.listing()
+        catalogue = server.catalogue
+        listing = await (catalogue.look_again() if again else catalogue.listing())
     except UpstreamFailed as error:
-        return Asked(server, message, target, None, label, failure=error.reason)
-    withheld = listing.withheld.get(target.name)
-    return Asked(server, message, target, tool, label, withheld=withheld)
+        return plain._replace(failure=error.reason)
+    if incoming.server is not None:
+        name = plain.target.name
+        return plain._replace(tool=listing.tools.get(name), withheld=listing.withheld.get(name))
+    tool = listing.exposed.get(plain.label)
+    name = plain.target.name if tool is None else tool.name
+    return _renamed(plain, name)._replace(tool=tool, withheld=listing.withheld.get(name))
 
 
-async def _resolve_exposed(servers: Mapping[str, Server], incoming: Incoming) -> Asked:
-    """A name on `/mcp` is `server__tool`; the server gets its own name for the tool."""
+def unresolved(servers: Mapping[str, Server], incoming: Incoming) -> Asked:
+    """What `incoming` names by its own words alone, no server being asked."""
     message = incoming.message
+    if incoming.server is not None:
+        target = target_of(message.method, message.params)
+        label = target.name if target is not None else message.method
+        return Asked(servers.get(incoming.server), message, target, None, label)
     exposed = message.params.get("name")
     if message.method != "tools/call" or not isinstance(exposed, str):
         return Asked(None, message, None, None, message.method)
     split = split_exposed(exposed)
     server = servers.get(split[0]) if split is not None else None
     if split is None or server is None:
-        return Asked(None, message, None, None, exposed[:140])
-    listing, failure = await _listing(server, exposed)
-    tool = listing.exposed.get(exposed) if listing is not None else None
-    name = tool.name if tool is not None else split[1]
-    params = {**message.params, "name": name}
-    renamed = message._replace(
-        params=params, document={**message.document, "params": params}, raw=None
-    )
-    withheld = listing.withheld.get(name) if listing is not None else None
-    target = target_of("tools/call", params)
-    return Asked(server, renamed, target, tool, exposed, failure, withheld)
+        return Asked(None, message, None, None, exposed)
+    return _renamed(Asked(server, message, None, None, exposed), split[1])
 
 
-async def _listing(server: Server, exposed: str) -> tuple[Listing | None, str | None]:
-    try:
-        listing = await server.catalogue.listing()
-        if exposed not in listing.exposed:
-            await server.catalogue.find(split_exposed(exposed)[1])  # type: ignore[index]
-            listing = await server.catalogue.listing()
-        return listing, None
-    except UpstreamFailed as error:
-        return None, error.reason
+def _renamed(asked: Asked, name: str) -> Asked:
+    """A name on `/mcp` is `server__tool`; the server gets its own name for the tool."""
+    params = {**asked.message.params, "name": name}
+    document = {**asked.message.document, "params": params}
+    message = asked.message._replace(params=params, document=document, raw=None)
+    return asked._replace(message=message, target=target_of("tools/call", params))
 
 
 def unfit(asked: Asked, server: Server, target: Target, rule: str) -> Refusal | None:
@@ -94,9 +92,7 @@ def unfit(asked: Asked, server: Server, target: Target, rule: str) -> Refusal | 
     if (asked.tool is None and asked.withheld) or (asked.tool is not None and asked.tool.changed):
         return refusal.tool_changed(asked.label, server.name, rule)
     if asked.tool is None:
-        return Refusal(
-            INVALID_PARAMS, "unknown_tool", f"Unknown tool: {asked.label[:140]}", "", rule
-        )
+        return Refusal(INVALID_PARAMS, UNKNOWN_TOOL, f"Unknown tool: {asked.label[:140]}", "", rule)
     if target.name in server.approvals:
         return refusal.approval_required(asked.label, rule)
     return None
@@ -104,8 +100,9 @@ def unfit(asked: Asked, server: Server, target: Target, rule: str) -> Refusal | 
 
 def passes_unasked(message: Message) -> bool:
     """What needs no grant: openings, lists (filtered later), notifications and posted responses."""
-    method = message.method
-    return message.kind != "request" or method in _UNASKED or method in FILTERED_LISTS
+    if message.kind == "request":
+        return message.method in _UNASKED or message.method in FILTERED_LISTS
+    return message.kind == "response" or message.method.startswith(NOTIFICATIONS)
 
 
 def is_open_ended(message: Message) -> bool:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 
 from agentgw.core import refusal
 from agentgw.core.canonical import NotCanonical
+from agentgw.core.claims import MIN_LIFE
 from agentgw.core.grants import AccessRequest, Decision
-from agentgw.core.principal import Caller, Subject
+from agentgw.core.principal import Caller
 from agentgw.core.refusal import Refusal
-from agentgw.errors import Unavailable, UpstreamFailed
+from agentgw.errors import InvalidToken, Unavailable, UpstreamFailed
 from agentgw.gateway import relay
 from agentgw.gateway.asked import (
+    UNKNOWN_TOOL,
     Asked,
     passes_unasked,
     resolve,
     speakers,
     unfit,
+    unresolved,
 )
+from agentgw.gateway.authority import authorise_for
 from agentgw.gateway.incoming import (
     END_SESSION,
     EVENT_STREAM,
@@ -30,44 +32,13 @@ from agentgw.gateway.incoming import (
     Incoming,
     Server,
 )
-from agentgw.gateway.journal import Entry, Journal
+from agentgw.gateway.journal import Entry
 from agentgw.gateway.plan import Plan, plan_token
 from agentgw.gateway.problems import refusal as refused
 from agentgw.gateway.problems import unavailable
-from agentgw.gateway.streams import OpenStreams
-from agentgw.mcp.message import INVALID_PARAMS, Message
-from agentgw.policy import Policy
-from agentgw.upstream.link import Authorise, Outbound, Reply
-
-
-class Minter(Protocol):
-    """Signs the claims of a token."""
-
-    def sign(self, claims: Mapping[str, Any], typ: str = "at+jwt") -> bytes:
-        """The compact JWS of `claims`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the story leans on. `clock` is Unix seconds, `random` gives so many random bytes.
-
-    `docs` is the page our error codes are explained on; `enabled_agents` and `refusals_as_results` hold
-    agent names.
-    """
-
-    issuer: str
-    docs: str
-    servers: Mapping[str, Server]
-    policy: Policy
-    minter: Minter
-    journal: Journal
-    streams: OpenStreams
-    clock: Callable[[], float]
-    random: Callable[[int], bytes]
-    enabled_agents: frozenset[str]
-    refusals_as_results: frozenset[str]
-    max_answer: int
+from agentgw.gateway.surroundings import Surroundings
+from agentgw.mcp.message import INVALID_PARAMS
+from agentgw.upstream.link import Outbound, Reply
 
 
 class Gateway:
@@ -79,9 +50,11 @@ class Gateway:
 
     async def call(self, incoming: Incoming) -> Answer:
         """Carry one message to its server and the answer back, as policy allows and records show."""
+        asked = await self._resolve(incoming)  # 1 what is asked for
         here = self.here
         now = here.clock()
-        asked = await resolve(here.servers, incoming)  # 1 what is asked for
+        if incoming.caller.exp - now < MIN_LIFE:
+            raise InvalidToken("the token expired while its request was on the way")
         decision, why = self._judge(here, incoming, asked, now)  # 2 may it be
         plan, why = self._plan(here, incoming.caller, asked, now, why)  # 3 what will be signed
         try:
@@ -92,17 +65,31 @@ class Gateway:
             return unavailable(incoming, here.docs)
         if why is not None or asked.server is None or plan is None:
             return self._refuse(here, incoming, why)
-        why = self._revoked_meanwhile(incoming.caller)
+        why = self._revoked_meanwhile(here, incoming, asked, now)
         if why is not None:
             here.journal.close(entry, "refused", error=why.reason)
             return self._refuse(here, incoming, why)
         token = None if plan.claims is None else here.minter.sign(plan.claims, asked.server.typ)
         return await self._deliver(here, incoming, asked, asked.server, token, entry)  # 5 and 6
 
+    async def _resolve(self, incoming: Incoming) -> Asked:
+        """Find what is named; a server is asked again only for what policy would allow."""
+        servers = self.here.servers
+        if not self.knows_agents_of(incoming.caller):
+            return unresolved(servers, incoming)
+        asked = await resolve(servers, incoming)
+        if asked.tool is None:
+            _, why = self._judge(self.here, incoming, asked, self.here.clock())
+            if why is not None and why.reason == UNKNOWN_TOOL:
+                return await resolve(servers, incoming, again=True)
+        if asked.server is not self.here.servers.get(asked.server.name if asked.server else ""):
+            return await resolve(self.here.servers, incoming)  # a reload came in between
+        return asked
+
     def _judge(
         self, here: Surroundings, incoming: Incoming, asked: Asked, now: float
     ) -> tuple[Decision, Refusal | None]:
-        """Policy's decision, and why the call is refused, if it is (contract section 2's order)."""
+        """Policy's decision, and why the call is refused, if it is: agents, grants, scope, tool."""
         caller, target, server = incoming.caller, asked.target, asked.server
         agent, subject = speakers(caller)
         if not self.knows_agents_of(caller):
@@ -189,7 +176,7 @@ class Gateway:
             incoming.era,
             incoming.version,
             token,
-            self.authorise_for(incoming, server),
+            authorise_for(lambda: self.here, incoming, server),
             incoming.caller,
             asyncio.get_running_loop().time() + server.timeout,
             session is not None and session.relayed,
@@ -247,7 +234,9 @@ class Gateway:
         if not here.streams.has_room(incoming.caller):
             reply.abort()
             here.journal.close(entry, "refused", error="too many open streams")
-            return Answer(429, retry_after=1)
+            return self._refuse(here, incoming, refusal.limited("too many open streams", 1000))
+
+        incoming = incoming.without_content()
 
         def render(why: Refusal) -> bytes:
             data = why.data(incoming.event_id, here.docs)
@@ -275,51 +264,11 @@ class Gateway:
         answer = await self.call(incoming._replace(session=opening))
         return answer if answer.status == 200 and not answer.refused else None
 
-    def authorise_for(self, incoming: Incoming, server: Server) -> Authorise:
-        """Tokens, each with its record, for what we must send besides the agent's own message."""
-
-        async def authorise(method: str, params: Mapping[str, Any]) -> bytes | None:
-            here = self.here
-            now = here.clock()
-            message = _auxiliary(method, params)
-            plan = plan_token(here.issuer, here.random, incoming.caller, server, message, None, now)
-            entry = await here.journal.open(
-                incoming._replace(message=message, event_id=here.journal.new_id()),
-                server,
-                None,
-                now=now,
-                txn=plan.txn,
-                tool_digest=None,
-                params_digest=plan.params_digest,
-                issued=plan.issued,
-                reason=None,
-                rule="-",
-                policy_version=here.policy.version,
-            )
-            here.journal.close(entry, "sent")
-            return None if plan.claims is None else here.minter.sign(plan.claims, server.typ)
-
-        return authorise
-
-    def authorise_own(self, server: Callable[[], Server]) -> Authorise:
-        """Tokens, each with its record, for what we ask a server on our own account."""
-
-        async def authorise(method: str, params: Mapping[str, Any]) -> bytes | None:
-            here, it = self.here, server()
-            now = here.clock()
-            plan = plan_token(
-                here.issuer, here.random, None, it, _auxiliary(method, params), None, now
-            )
-            gateway = Subject("gateway", here.issuer, here.issuer)
-            await here.journal.own_request(it, method, plan.issued, gateway)
-            return None if plan.claims is None else here.minter.sign(plan.claims, it.typ)
-
-        return authorise
-
-    def cancel(self, session_id: str, request_id: str | int) -> bool:
-        """Give up a call under way (notifications/cancelled); False where this worker has none."""
+    def cancel(self, session_id: str, request_id: str | int) -> None:
+        """Give up a call under way (notifications/cancelled), where this worker has it."""
         task = self._in_flight.get((session_id, request_id))
-        return task is not None and task.cancel()
+        if task is not None:
+            task.cancel()
 
     def knows_agents_of(self, caller: Caller) -> bool:
         """Whether every agent of the chain is registered and enabled, right now."""
@@ -329,9 +278,14 @@ class Gateway:
                 return False
         return bool(caller.chain)
 
-    def _revoked_meanwhile(self, caller: Caller) -> Refusal | None:
-        """A reload may have switched an agent off while the record was written."""
-        return None if self.knows_agents_of(caller) else refusal.revoked(speakers(caller)[0])
+    def _revoked_meanwhile(
+        self, here: Surroundings, incoming: Incoming, asked: Asked, now: float
+    ) -> Refusal | None:
+        """A reload may have taken the right away while the record was written."""
+        if self.here is here:
+            return None
+        _, why = self._judge(self.here, incoming, asked, now)
+        return None if why is None else refusal.revoked(speakers(incoming.caller)[0])
 
     async def _until_landed(
         self, stream: AsyncIterator[bytes], flight: tuple[str, str | int]
@@ -369,8 +323,3 @@ def _transmit(server: Server, incoming: Incoming, out: Outbound) -> Awaitable[Re
     if method == END_SESSION:
         return server.link.end_session(out)
     return server.link.send(out)
-
-
-def _auxiliary(method: str, params: Mapping[str, Any]) -> Message:
-    document: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": dict(params)}
-    return Message("notification", None, method, document["params"], document)

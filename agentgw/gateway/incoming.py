@@ -72,6 +72,11 @@ class Incoming(NamedTuple):
     session: AgentSession | None = None
     last_event_id: str | None = None
 
+    def without_content(self) -> Incoming:
+        """The same without what the message carried: a stream may outlive the need for it by hours."""
+        message = self.message._replace(params={}, document={}, raw=None)
+        return self._replace(message=message)
+
 
 @dataclass(frozen=True, slots=True)
 class NewSession:

@@ -21,6 +21,9 @@ from agentgw.gateway.incoming import Incoming, Server
 KEYED = 10_000
 """Subjects whose keyed state is kept: setting a key up costs as much as the commit itself."""
 
+KEYED_LIFE = 30.0
+"""Seconds it is kept: the key of a subject whom another process forgot must die here too."""
+
 
 class People(Protocol):
     """The key per subject under which commits are made."""
@@ -57,6 +60,7 @@ class Journal:
         self._clock = clock
         self._random = random
         self._keyed: dict[Subject, hmac.HMAC] = {}
+        self._keyed_since = 0.0
 
     def new_id(self) -> str:
         """A fresh event or record id."""
@@ -70,12 +74,12 @@ class Journal:
         *,
         now: float,
         txn: str | None,
-        tool_digest: str | None,
-        params_digest: str | None,
-        issued: Mapping[str, Any] | None,
-        reason: str | None,
-        rule: str,
         policy_version: str,
+        tool_digest: str | None = None,
+        params_digest: str | None = None,
+        issued: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        rule: str = "-",
     ) -> Entry:
         """Write the decision and return once it is durable. Raises Unavailable: then nothing may happen."""
         caller = incoming.caller
@@ -210,10 +214,12 @@ class Journal:
         )
 
     def _commit(self, subject: Subject, digest_string: str) -> str:
+        age = self._clock() - self._keyed_since
+        if not 0 <= age < KEYED_LIFE or len(self._keyed) >= KEYED:
+            self._keyed.clear()
+            self._keyed_since += age
         keyed = self._keyed.get(subject)
         if keyed is None:
-            if len(self._keyed) >= KEYED:
-                self._keyed.clear()
             key = self._people.key(subject.iss, subject.sub)
             keyed = self._keyed[subject] = hmac.new(key, digestmod="sha256")
         return commit(keyed, digest_string)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentgw.core.refusal import UNAVAILABLE, Refusal
+from agentgw.core.refusal import LIMITED, UNAVAILABLE, Refusal
 from agentgw.gateway.incoming import JSON, Answer, Incoming
-from agentgw.mcp.message import METHOD_NOT_FOUND, encode
+from agentgw.mcp.message import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    encode,
+)
 
 _MODERN_STATUS = {
-    -32700: 400,
-    -32600: 400,
-    -32602: 400,
+    PARSE_ERROR: 400,
+    INVALID_REQUEST: 400,
+    INVALID_PARAMS: 400,
     -32020: 400,
     -32021: 400,
     -32022: 400,
@@ -67,6 +73,10 @@ def refusal(incoming: Incoming, why: Refusal, docs: str, as_result: bool = False
             value["resultType"] = "complete"
         return result(incoming, value)
     body_bytes = error_body(incoming.message.id, why.code, why.message, data)
+    if why.code == LIMITED:
+        # A GET has no request to answer, so it gets the status alone.
+        body_bytes = b"" if incoming.message.id is None else body_bytes
+        return Answer(429, body_bytes, retry_after=(why.retry_after_ms or 0) // 1000, refused=True)
     return Answer(status_of(incoming, why.code), body_bytes, JSON, refused=True)
 
 

@@ -1,4 +1,4 @@
-"""Answers on their way back: passed on as they come, while a copy is read for the record."""
+"""Answers on their way back: passed on event by event, read for what may not pass and for the record."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import orjson
 
 from agentgw.core import refusal
 from agentgw.core.refusal import Refusal
+from agentgw.core.target import FILTERED_LISTS
 from agentgw.errors import UpstreamFailed
 from agentgw.gateway.asked import is_open_ended
-from agentgw.gateway.incoming import Incoming, Server
+from agentgw.gateway.incoming import OPEN_STREAM, Incoming, Server
 from agentgw.gateway.journal import Entry, Journal
 from agentgw.gateway.problems import error_body
 from agentgw.gateway.streams import OpenStreams
@@ -22,9 +23,11 @@ from agentgw.mcp.sse import EventReader, event
 from agentgw.upstream.link import Reply
 
 _LARGE = 512 * 1024
-"""Bytes from which an answer is parsed in a thread, so that no other call waits over 5 ms for it."""
+"""Bytes from which an answer is parsed in a thread: the event loop must not wait for one call's answer."""
 
 _LIST_CHANGED = "notifications/tools/list_changed"
+_LISTS = frozenset({"tools", *(member for _, member, _ in FILTERED_LISTS.values())})
+_NO_RESPONSE = "it answered with something that is no response to this request"
 
 
 async def check_response(body: bytes, request_id: RequestId | None) -> dict[str, Any]:
@@ -33,13 +36,8 @@ async def check_response(body: bytes, request_id: RequestId | None) -> dict[str,
         document = _parse(body) if len(body) < _LARGE else await asyncio.to_thread(_parse, body)
     except (ValueError, RecursionError):
         raise UpstreamFailed("it sent something that is not JSON") from None
-    if (
-        not isinstance(document, dict)
-        or document.get("id") != request_id
-        or type(document["id"]) is not type(request_id)
-        or ("result" in document) == ("error" in document)
-    ):
-        raise UpstreamFailed("it answered with something that is no response to this request")
+    if not isinstance(document, dict) or not _answers(document, request_id):
+        raise UpstreamFailed(_NO_RESPONSE)
     return document
 
 
@@ -64,44 +62,89 @@ def is_error(document: dict[str, Any]) -> bool:
 
 
 class Watch:
-    """Reads a copy of a stream: the final response to `request_id`, how much passed, what changed."""
+    """Stands in a stream's way: whole events that belong there pass, as the server wrote them.
+
+    `incoming` is what the stream answers. Keeps what the record needs: the final response, how much
+    passed; `fault` says why nothing more may.
+    """
 
     def __init__(
-        self, request_id: RequestId | None, limit: int, on_list_changed: Callable[[], None]
+        self, incoming: Incoming, limit: int, on_list_changed: Callable[[], None]
     ) -> None:
-        self._request_id = request_id
+        session = incoming.session
+        self._request_id = incoming.message.id
+        self._is_open_stream = incoming.message.method == OPEN_STREAM
+        self._may_ask = incoming.era == "handshake" and session is not None and session.relayed
         self._reader = EventReader(limit)
         self._on_list_changed = on_list_changed
         self.final: dict[str, Any] | None = None
         self.result: bytes | None = None
+        self.fault: str | None = None
         self.size = 0
         self.progress = 0
 
-    def feed(self, chunk: bytes) -> None:
-        """Look at what is being passed on. Raises UpstreamFailed for an event over the limit."""
-        self.size += len(chunk)
+    async def take(self, chunk: bytes) -> bytes:
+        """What `chunk` completes and may pass on; nothing after the final response or a fault."""
+        passed = bytearray()
         try:
-            events = self._reader.feed(chunk)
+            for block, data in self._reader.blocks(chunk):
+                if not data or await self._admits(data):
+                    passed += block
+                if self.final is not None:
+                    # A reader may wait for the line feed of a CRLF that it will never see.
+                    passed += b"\n" if block.endswith(b"\r") else b""
+                    break
         except ValueError:
-            raise UpstreamFailed("it sent an event larger than an answer may be") from None
-        for data in events:
-            self._see(data)
+            self.fault = "it sent an event larger than an answer may be"
+        except UpstreamFailed as error:
+            self.fault = error.reason
+        self.size += len(passed)
+        return bytes(passed)
 
-    def _see(self, data: bytes) -> None:
+    async def _admits(self, data: bytes) -> bool:
+        """Whether an event passes. Raises UpstreamFailed for one that has no place in this stream."""
         try:
-            document = _parse(data)
+            document = _parse(data) if len(data) < _LARGE else await asyncio.to_thread(_parse, data)
         except (ValueError, RecursionError):
             raise UpstreamFailed("it sent an event that is not JSON") from None
         if not isinstance(document, dict):
             raise UpstreamFailed("it sent an event that is no JSON-RPC message")
-        method = document.get("method")
+        if "method" in document:
+            self._hear(document)
+            return True
+        if self._is_open_stream:
+            return not _is_list(document)
+        if not _answers(document, self._request_id):
+            raise UpstreamFailed(_NO_RESPONSE)
+        self.final, self.result = document, data
+        return True
+
+    def _hear(self, document: dict[str, Any]) -> None:
+        method = document["method"]
+        if not isinstance(method, str) or "result" in document or "error" in document:
+            raise UpstreamFailed("it sent an event that is no JSON-RPC message")
+        if "id" in document and not self._may_ask:
+            raise UpstreamFailed("it sent a request where none can be answered")
         if method == "notifications/progress":
             self.progress += 1
         elif method == _LIST_CHANGED:
             self._on_list_changed()
-        elif method is None and self._request_id is not None:
-            if document.get("id") == self._request_id:
-                self.final, self.result = document, data
+
+
+def _answers(document: dict[str, Any], request_id: RequestId | None) -> bool:
+    """Whether this is a response to that very request: an id that only equals it (1.0, true) is not it."""
+    return (
+        request_id is not None
+        and document.get("id") == request_id
+        and type(document["id"]) is type(request_id)
+        and ("result" in document) != ("error" in document)
+    )
+
+
+def _is_list(document: dict[str, Any]) -> bool:
+    """Whether a response, replayed after a break, shows what its own answer showed filtered."""
+    result = document.get("result")
+    return isinstance(result, dict) and not _LISTS.isdisjoint(result)
 
 
 async def relay_stream(
@@ -117,13 +160,14 @@ async def relay_stream(
 ) -> AsyncIterator[bytes]:
     """Pass a stream on; its outcome is recorded however it ends.
 
-    Ends with an error event where the server fell silent, broke off, or the right to call ended.
+    Ends with an error event where the server fell silent, broke off, sent what has no place in this
+    stream, or the right to call ended.
     `refused` renders that error.
     """
     message = incoming.message
     open_ended = is_open_ended(message)
     request_id = message.id if message.kind == "request" else None
-    watch = Watch(request_id, max_answer, server.catalogue.expire)
+    watch = Watch(incoming, max_answer, server.catalogue.expire)
     lasts = incoming.caller.exp - clock() if open_ended else server.timeout
     ends = asyncio.get_running_loop().time() + lasts
     own = streams.enter(incoming.caller, open_ended)
@@ -135,8 +179,11 @@ async def relay_stream(
                 chunk = await anext(reply.stream, None)
             if chunk is None:
                 break
-            watch.feed(chunk)
-            yield chunk
+            passed = await watch.take(chunk)
+            if passed:
+                yield passed
+            if watch.fault is not None:
+                raise UpstreamFailed(watch.fault)
         if watch.final is None and not open_ended:
             failure = "it ended its answer without a response"
     except TimeoutError:

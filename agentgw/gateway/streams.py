@@ -24,17 +24,17 @@ class OpenStream:
 
 
 class OpenStreams:
-    """All streams of this worker. `per_agent` bounds those of one agent."""
+    """All streams of this worker. `per_agent` bounds those of one agent; a reload may set it anew."""
 
     def __init__(self, per_agent: int) -> None:
-        self._per_agent = per_agent
+        self.per_agent = per_agent
         self._streams: set[OpenStream] = set()
         self._counts: dict[str, int] = {}
         self._ended: Refusal | None = None
 
     def has_room(self, caller: Caller) -> bool:
         """Whether the caller's agent may hold one more."""
-        return self._counts.get(_agent(caller), 0) < self._per_agent
+        return self._counts.get(_agent(caller), 0) < self.per_agent
 
     def enter(self, caller: Caller, open_ended: bool) -> OpenStream:
         """Count the current task as feeding a stream of `caller`."""
@@ -59,15 +59,12 @@ class OpenStreams:
             else:
                 del self._counts[agent]
 
-    def cut(self, refuse: Callable[[Caller], Refusal | None]) -> int:
-        """End every stream whose caller `refuse` gives a reason against; how many those were."""
-        ended = 0
+    def cut(self, refuse: Callable[[Caller], Refusal | None]) -> None:
+        """End every stream whose caller `refuse` gives a reason against."""
         for stream in list(self._streams):
             reason = refuse(stream.caller)
             if reason is not None and stream.cut is None:
                 _cut(stream, reason)
-                ended += 1
-        return ended
 
     def end(self, reason: Refusal) -> None:
         """End every open-ended stream, now and from now on: calls must not wait for them to drain."""

@@ -14,6 +14,7 @@ from agentgw.core.catalog import Listing, Tool
 from agentgw.core.grants import AccessRequest, Kind
 from agentgw.core.target import FILTERED_LISTS
 from agentgw.errors import Unavailable, UpstreamFailed
+from agentgw.gateway.authority import authorise_own
 from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Answer, Incoming, NewSession, Server
 from agentgw.gateway.journal import Entry
@@ -209,11 +210,6 @@ class Switchboard:
             None,
             now=here.clock(),
             txn=incoming.caller.txn,
-            tool_digest=None,
-            params_digest=None,
-            issued=None,
-            reason=None,
-            rule="-",
             policy_version=here.policy.version,
         )
 
@@ -224,7 +220,9 @@ class Switchboard:
             return None
         try:
             async with asyncio.timeout(server.timeout):
-                return await server.link.info(self._gateway.authorise_own(lambda: server))
+                return await server.link.info(
+                    authorise_own(lambda: self._gateway.here, lambda: server)
+                )
         except (UpstreamFailed, Unavailable, TimeoutError):
             return None
 

@@ -18,6 +18,14 @@ from uvicorn.protocols.http.httptools_impl import (
 MAX_TARGET = 8192
 
 
+class Pipeline(list[Any]):
+    """Requests that wait for the one before them: rarely any, so not worth a deque's memory."""
+
+    def appendleft(self, item: Any) -> None:
+        """Queue behind the others; `pop` takes the one that waits longest."""
+        self.insert(0, item)
+
+
 class LimitedConnection(HttpToolsProtocol):
     """One connection. Class attributes are set by `limited`: bytes, count, and seconds."""
 
@@ -36,6 +44,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.pipeline = Pipeline()  # type: ignore[assignment]
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -221,7 +230,9 @@ def body_at_once(scope: Any) -> bytes | None:
     cycle = scope.get("agentgw.cycle")
     if cycle is None or cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue:
         return None
-    return bytes(cycle.body)
+    body = bytes(cycle.body)
+    cycle.body.clear()
+    return body
 
 
 def respond_at_once(scope: Any, status: int, lines: bytes, body: bytes) -> bool:

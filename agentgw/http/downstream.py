@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from agentgw.core.claims import admits
 from agentgw.core.principal import Caller
+from agentgw.core.refusal import UNAVAILABLE
 from agentgw.errors import InvalidToken, MalformedMessage, Unavailable
 from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import (
@@ -27,6 +28,7 @@ from agentgw.gateway.switchboard import Switchboard
 from agentgw.http.answers import metadata_url, quotable, respond, stream_out
 from agentgw.http.connection import body_at_once
 from agentgw.http.request import (
+    Networks,
     Receive,
     RefusedRequest,
     Scope,
@@ -43,10 +45,10 @@ from agentgw.http.request import (
 )
 from agentgw.http.sessions import SessionSeal
 from agentgw.mcp import handshake, modern
-from agentgw.mcp.message import Message, encode, parse_message
+from agentgw.mcp.message import INTERNAL_ERROR, INVALID_REQUEST, Message, encode, parse_message
 
 _LARGE = 256 * 1024
-"""Bytes from which a body is parsed in a thread, so that no other call waits over 5 ms for it."""
+"""Bytes from which a body is parsed in a thread: the event loop is everybody's, and must not wait for one."""
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """RFC 6749 section 3.3: what else a token calls a scope could not stand in a header."""
@@ -70,7 +72,8 @@ class Authenticator(Protocol):
 class Door:
     """What the face knows of the configuration; swapped whole on a reload.
 
-    `challenge_scope` gives the scope to name in a 401 for a server (None for `/mcp`), or "".
+    `challenge_scope` gives the scope to name in a 401 for a server (None for `/mcp`), or "". The
+    `trusted_proxies` are believed about where requests come from.
     """
 
     public_url: str
@@ -81,6 +84,7 @@ class Door:
     body_limit: int
     body_deadline: float
     json_depth: int
+    trusted_proxies: Networks = ()
 
 
 class Downstream:
@@ -119,10 +123,14 @@ class Downstream:
                 raise RefusedRequest(404, "there is no such server")
             incoming = await self._incoming(door, scope, receive, headers, caller, server, event_id)
             answer = await self._answer(incoming)
+            if answer.stream is not None:
+                incoming = incoming.without_content()
+                headers.clear()
+                scope["headers"].clear()
             await self._write(scope, send, door, incoming, answer)
         except InvalidToken as error:
-            self._unauthenticated(source_of(scope))
-            await self._challenge(scope, send, door, server, headers, error)
+            self._unauthenticated(source_of(scope, door.trusted_proxies))
+            await self._challenge(scope, send, door, server, error)
         except MalformedMessage as error:
             body = error_body(error.request_id, error.code, str(error), error.data)
             await self._note(scope, caller, event_id, error.status, error.code)
@@ -136,10 +144,12 @@ class Downstream:
             )
         except Unavailable as error:
             _log.error("refused a request: %s", error)
-            await respond(scope, send, 503, JSON, error_body(None, 46004, "unavailable"), event_id)
+            await respond(
+                scope, send, 503, JSON, error_body(None, UNAVAILABLE, "unavailable"), event_id
+            )
         except Exception:
             _log.exception("failed on a request; event %s", event_id)
-            body = error_body(None, -32603, "the gateway failed on this request")
+            body = error_body(None, INTERNAL_ERROR, "the gateway failed on this request")
             await respond(scope, send, 500, JSON, body, event_id)
         except asyncio.CancelledError:
             # The agent is gone, or cancelled its own request: an empty stream says that nothing follows.
@@ -164,7 +174,7 @@ class Downstream:
                 event_id=event_id,
                 caller=caller,
                 server=scope["agentgw.server"],
-                source=source_of(scope),
+                source=source_of(scope, self.door.trusted_proxies),
                 detail={"status": status} if code is None else {"status": status, "code": code},
                 reason="bad_request",
             )
@@ -230,7 +240,7 @@ class Downstream:
             "handshake" if is_handshake else "modern",
             handshake.check_version(version) if is_handshake else modern.VERSION,
             event_id,
-            source_of(scope),
+            source_of(scope, door.trusted_proxies),
             client_of(message, headers),
             trace_of(message, headers),
             session,
@@ -252,7 +262,9 @@ class Downstream:
             if sealed is not None and message.method != "initialize":
                 return self._open_session(sealed, caller, server)
         elif message.kind == "response":
-            raise MalformedMessage(400, -32600, "a client sends no responses in this revision")
+            raise MalformedMessage(
+                400, INVALID_REQUEST, "a client sends no responses in this revision"
+            )
         else:
             modern.check_request(
                 message, version, text(headers, b"mcp-method"), text(headers, b"mcp-name")
@@ -309,7 +321,6 @@ class Downstream:
         send: Send,
         door: Door,
         server: str | None,
-        headers: dict[bytes, bytes],
         error: InvalidToken,
     ) -> None:
         """401 with the way to a token (RFC 6750 section 3, RFC 9728 section 5.1)."""

@@ -19,6 +19,7 @@ from agentgw.core.principal import Issued
 from agentgw.core.record import event_record
 from agentgw.errors import InvalidToken, OAuthError, Unavailable
 from agentgw.http.form import read_form
+from agentgw.http.request import Networks, source_of
 from agentgw.identity import Verified
 from agentgw.sts.clients import ASSERTION_ALGORITHMS, METHODS, AuthenticatedClient
 from agentgw.sts.keys import KeyRing
@@ -61,36 +62,40 @@ class _Seen:
 class OAuthEndpoint:
     """The token endpoint and the documents that describe it.
 
-    `rules` gives the configuration as it is now. `append` makes a record durable or raises
-    Unavailable; nothing is answered to an authenticated client before. `new_event_id` makes UUIDv7s,
-    `clock` gives Unix seconds, `refused` is told the source of each unauthenticated failure.
+    `verifier` and `rules` give what is in use now, as reloads swap it. `append` makes a record
+    durable or raises Unavailable; nothing is answered to an authenticated client before.
+    `new_event_id` makes UUIDv7s, `clock` gives Unix seconds, `refused` is told the source of each
+    unauthenticated failure, which the `trusted_proxies` say of those behind them.
     """
 
     def __init__(
         self,
         *,
-        verifier: SubjectVerifier,
+        verifier: Callable[[], SubjectVerifier],
         clients: Authenticator,
         ledger: IssuedTokens,
         keyring: KeyRing,
+        minter: Minter,
         rules: Callable[[], ExchangeRules],
         append: Callable[[dict[str, object]], Awaitable[object]],
         new_event_id: Callable[[], str],
         clock: Callable[[], float],
         refused: Callable[[str], None] = lambda source: None,
         max_in_flight: int = 64,
+        trusted_proxies: Networks = (),
     ) -> None:
         self._verifier = verifier
         self._clients = clients
         self._ledger = ledger
         self._keyring = keyring
+        self._minter = minter
         self._rules = rules
         self._append = append
         self._new_event_id = new_event_id
         self._clock = clock
         self._refused = refused
         self._free = max_in_flight
-        self._minter = Minter(keyring, rules().issuer)
+        self._trusted_proxies = trusted_proxies
 
     def routes(self) -> list[Route]:
         """The routes of this face, to be mounted at the root."""
@@ -140,7 +145,7 @@ class OAuthEndpoint:
             self._free += 1
 
     async def _answer(self, request: Request) -> Response:
-        source = request.client.host if request.client else ""
+        source = source_of(request.scope, self._trusted_proxies) or ""
         seen: _Seen | None = None
         try:
             form = await read_form(request)
@@ -190,7 +195,7 @@ class OAuthEndpoint:
         if len(token) > SUBJECT_TOKEN_LIMIT:
             raise OAuthError("invalid_request", "the subject_token is too large")
         try:
-            verified = await self._verifier.verify_subject_token(token, self._clock())
+            verified = await self._verifier().verify_subject_token(token, self._clock())
         except InvalidToken as error:
             description = f"the subject_token was refused: {error.reason}"
             raise OAuthError("invalid_request", description) from None

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from agentgw.errors import CallerError, InvalidToken
@@ -15,6 +16,7 @@ from agentgw.mcp.message import Message
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Networks = tuple[IPv4Network | IPv6Network, ...]
 
 _SCHEME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SINGLE = frozenset(
@@ -29,7 +31,6 @@ _SINGLE = frozenset(
         b"mcp-name",
         b"mcp-session-id",
         b"last-event-id",
-        b"agentgw-subject-token",
     }
 )
 
@@ -122,10 +123,43 @@ def too_large(limit: int) -> RefusedRequest:
     return RefusedRequest(413, f"the body is larger than {limit} bytes")
 
 
-def source_of(scope: Scope) -> str | None:
-    """The address a request came from, None on a unix socket."""
+def source_of(scope: Scope, proxies: Networks = ()) -> str | None:
+    """The address a request came from, None on a unix socket.
+
+    Where that is one of `proxies`, the last address of X-Forwarded-For that is none of them; what stands
+    left of that one anybody may have written.
+    """
     client = scope.get("client")
-    return None if client is None else str(client[0])
+    if client is None or not proxies:
+        return None if client is None else str(client[0])
+    return _forwarded_for(str(client[0]), scope["headers"], proxies)
+
+
+def _forwarded_for(peer: str, headers: list[tuple[bytes, bytes]], proxies: Networks) -> str:
+    address = _address(peer)
+    if address is None or not _is_proxy(address, proxies):
+        return peer
+    lines = [value for name, value in headers if name == b"x-forwarded-for"]
+    for word in reversed(b",".join(lines).split(b",")):
+        address = _address(word.strip(b" \t").decode("latin-1"))
+        if address is None:
+            break
+        if not _is_proxy(address, proxies):
+            return str(address)
+    return peer
+
+
+def _address(word: str) -> IPv4Address | IPv6Address | None:
+    """The address without its zone, which may hold anything; an IPv4 one in IPv6 as what it is."""
+    try:
+        address = ip_address(word.partition("%")[0])
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
+
+
+def _is_proxy(address: IPv4Address | IPv6Address, proxies: Networks) -> bool:
+    return any(address in network for network in proxies)
 
 
 def client_of(message: Message, headers: dict[bytes, bytes]) -> str | None:

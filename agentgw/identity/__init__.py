@@ -11,29 +11,15 @@ from typing import Any, Protocol
 
 from agentgw.core.actor import AgentRules, ClientRule
 from agentgw.core.claims import IssuerRules
-from agentgw.core.principal import Caller, Hop, Inbound, Issued, Subject
+from agentgw.core.principal import Hop, Inbound, Issued, Subject
 
 __all__ = [
     "AgentRules",
-    "Authenticator",
     "ClientRule",
     "IssuerRules",
     "OwnTokens",
     "Verified",
 ]
-
-
-class Authenticator(Protocol):
-    """Turns a bearer token into a Caller, or says no. There is no third way and no anonymous caller."""
-
-    def lookup(self, token: bytes, now: float) -> Caller | None:
-        """The Caller of a token verified a moment ago, else None (then ask `authenticate`). Never blocks."""
-
-    async def authenticate(self, token: bytes, now: float) -> Caller:
-        """Verify `token` at Unix time `now` (seconds). Raises InvalidToken."""
-
-    def purge(self) -> None:
-        """Forget every verified token, so that the next use of each is judged afresh."""
 
 
 class OwnTokens(Protocol):
@@ -54,11 +40,11 @@ class OwnTokens(Protocol):
 class Verified:
     """A token that is genuine and alive; whether it may be used at a door is not decided yet.
 
-    The three cases of a subject_token (contract section 4) tell themselves apart by:
+    The three cases of a subject_token (RFC 8693 section 2.1; core/exchange.py) tell themselves apart by:
     continue    `resources` is not empty and `chain[0].agent` is the authenticated client's;
     first hop   `resources` is not empty, `has_act` is false, `issued` is None and
                 (`issuer`, `client_id`) is listed in the agent's subject_from;
-    hand-over   `issued` has kind `hand-over`: `audience` and `may_act` are the agent's id.
+    hand-over   `issued` has kind `hand-over`: its `audience` and `may_act` are the agent's id.
     `may_act` binds in every case: where it is not None, only that id may act.
     `dropped_act` tells of an `act` its issuer may not assert; such a token is no subject_token.
 
@@ -71,7 +57,6 @@ class Verified:
     subject: Subject
     groups: frozenset[str]
     scopes: frozenset[str]
-    audience: tuple[str, ...]
     resources: frozenset[str]
     chain: tuple[Hop, ...]
     presenter: str

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
-from agentgw.core.claims import IssuerRules
 from agentgw.errors import InvalidToken
 from agentgw.identity.jose import strict_json
 from agentgw.identity.jwk import UnusableKey, VerifyKey, read_jwk
@@ -186,16 +185,6 @@ class OidcKeys:
             return strict_json(bytes(body), 24, "issuer's document")
         except InvalidToken:
             raise IssuerUnusable("its answer is not JSON") from None
-
-
-def issuer_keys(
-    issuers: Iterable[IssuerRules], client: httpx2.AsyncClient, *, dev: bool = False
-) -> dict[str, OidcKeys]:
-    """One OidcKeys per issuer, by alias, all on one `client`."""
-    return {
-        rules.alias: OidcKeys(rules.issuer, client, jwks_uri=rules.jwks_uri, dev=dev)
-        for rules in issuers
-    }
 
 
 def read_key_set(document: Any) -> tuple[VerifyKey, ...]:

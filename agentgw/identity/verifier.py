@@ -1,4 +1,4 @@
-"""The Authenticator for JWTs: of configured issuers, and of our own."""
+"""Who a JWT stands for: one of a configured issuer, or one of our own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from agentgw.core import actor
 from agentgw.core import claims as rule
+from agentgw.core.call_token import CALL_DETAILS
 from agentgw.core.canonical import b64url
 from agentgw.core.principal import Caller, Inbound, Issued
 from agentgw.errors import InvalidToken
@@ -20,7 +21,6 @@ from agentgw.identity.jwk import UnusableKey, VerifyKey, bind_key
 CACHE_SIZE = 10_000
 CACHE_LIFE = 300
 REFUSED_LIFE = 3
-PER_CALL = "urn:agentgw:mcp-call:1"
 
 
 class KeySource(Protocol):
@@ -41,7 +41,8 @@ class TokenVerifier:
 
     `keys` holds a KeySource per issuer alias; `public_url` is our own issuer identifier and the root of
     our resource URLs, without a trailing slash; `token_limit` is in bytes. A remembered Caller is used
-    for at most five minutes and never into the last five seconds of its token.
+    for at most five minutes and never into the last five seconds of its token; a reload makes a new
+    verifier, so nothing remembered survives it.
 
     Raises ValueError where two issuers are one, one is ourselves, or agents share a name or client.
     """
@@ -72,7 +73,6 @@ class TokenVerifier:
         self._cache_size = cache_size
         self._known: OrderedDict[bytes, _Entry] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-        self._generation = 0
 
     def lookup(self, token: bytes, now: float) -> Caller | None:
         """The Caller of a token verified lately, else None. A hash and a look into a dictionary."""
@@ -85,7 +85,6 @@ class TokenVerifier:
 
     async def authenticate(self, token: bytes, now: float) -> Caller:
         """Verify `token` for use at our own door at Unix time `now`. Raises InvalidToken."""
-        generation = self._generation
         verified = await self.verify_subject_token(token, now)
         if not verified.resources:
             raise InvalidToken("the token is a hand-over: its agent must exchange it first")
@@ -93,10 +92,9 @@ class TokenVerifier:
             actor.check_evidence(verified.chain, self._issuers[verified.inbound.iss])
         actor.check_may_act(verified.may_act, verified.chain)
         caller = _caller(verified)
-        if generation == self._generation:
-            key = hashlib.sha256(token).digest()
-            until = min(now + CACHE_LIFE, verified.exp - rule.MIN_LIFE)
-            _remember(self._known, key, _Entry(caller, until), self._cache_size)
+        key = hashlib.sha256(token).digest()
+        until = min(now + CACHE_LIFE, verified.exp - rule.MIN_LIFE)
+        _remember(self._known, key, _Entry(caller, until), self._cache_size)
         return caller
 
     async def verify_subject_token(self, token: bytes, now: float) -> Verified:
@@ -118,12 +116,6 @@ class TokenVerifier:
         except jose.BadSignature as error:
             _remember(self._refused, key, (now + REFUSED_LIFE, error.reason), self._cache_size)
             raise
-
-    def purge(self) -> None:
-        """Forget all tokens, also those whose verification is under way."""
-        self._generation += 1
-        self._known.clear()
-        self._refused.clear()
 
     async def _verify_foreign(
         self, unverified: jose.Unverified, inbound_hash: str, now: float
@@ -148,7 +140,6 @@ class TokenVerifier:
             subject=rule.subject_of(claims, rules, self._public_url),
             groups=rule.groups_of(claims, rules),
             scopes=rule.scopes_of(claims),
-            audience=rule.audience_of(claims),
             resources=resources,
             chain=actors.chain,
             presenter=actors.presenter,
@@ -183,7 +174,6 @@ class TokenVerifier:
             subject=issued.subject,
             groups=issued.groups,
             scopes=issued.scopes,
-            audience=(issued.audience,),
             resources=self._own_resources(issued),
             chain=actor.refresh_hops(issued.chain, self._index),
             presenter=issued.presenter,
@@ -237,7 +227,7 @@ def names_a_call(claims: Mapping[str, Any]) -> bool:
     details = claims.get("authorization_details")
     if not isinstance(details, list):
         return details is not None
-    return any(not isinstance(item, dict) or item.get("type") == PER_CALL for item in details)
+    return any(not isinstance(item, dict) or item.get("type") == CALL_DETAILS for item in details)
 
 
 def _caller(verified: Verified) -> Caller:
@@ -251,7 +241,6 @@ def _caller(verified: Verified) -> Caller:
         presenter=verified.presenter,
         groups=verified.groups,
         txn=verified.txn,
-        may_act=verified.may_act,
         acr=verified.acr,
         auth_time=verified.auth_time,
         claims=verified.claims,

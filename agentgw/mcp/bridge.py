@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentgw.mcp import handshake, modern
+from agentgw.mcp.message import INVALID_PARAMS
 
 CACHEABLE = frozenset(
     {
@@ -19,13 +20,7 @@ CACHEABLE = frozenset(
 )
 """Methods whose complete 2026-07-28 results must carry `ttlMs` and `cacheScope`."""
 
-HANDSHAKE_ONLY = frozenset(
-    {"ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe", "initialize"}
-)
-MODERN_ONLY = frozenset({"server/discover", "subscriptions/listen"})
-
 _RESOURCE_NOT_FOUND_THEN = -32002
-_INVALID_PARAMS = -32602
 _PUSH_CAPABILITIES = ("listChanged", "subscribe")
 
 
@@ -92,7 +87,7 @@ def to_modern_error(error: Mapping[str, Any]) -> dict[str, Any]:
     """An error for a 2026-07-28 client, which must not see the retired -32002."""
     out = dict(error)
     if out.get("code") == _RESOURCE_NOT_FOUND_THEN:
-        out["code"] = _INVALID_PARAMS
+        out["code"] = INVALID_PARAMS
     return out
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+_MAX_LINES = 100_000
+"""Lines of one event: each costs far more than its bytes."""
 
 
 class EventReader:
     """Feeds on chunks of an event stream and gives back the data of each `message` event.
 
-    `limit` bounds the bytes of one event; feeding more raises ValueError.
+    `limit` bounds the bytes of one event, whatever its lines say; feeding more raises ValueError, as do
+    more than 100,000 lines.
     """
 
     def __init__(self, limit: int) -> None:
         self._buffer = bytearray()
-        self._data: list[bytes] = []
+        self._line = 0
+        self._lines = 0
         self._size = 0
         self._limit = limit
         self._skip_line_feed = False
@@ -21,52 +29,84 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes, in order."""
-        events: list[bytes] = []
-        if self._skip_line_feed and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
-        if chunk:
-            self._skip_line_feed = False
-        self._buffer += chunk
-        start = 0
+        return [data for _, data in self.blocks(chunk) if data is not None]
+
+    def blocks(self, chunk: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+        """What `chunk` completes, as (the bytes as they were written, the event's data if it has any).
+
+        A block is an event with the empty line that ends it, or a comment between events. Take them all
+        before the next chunk.
+        """
+        buffer = self._buffer
+        scanned = len(buffer)
+        buffer += chunk
         if self._at_start:
-            if len(self._buffer) < 3 and _BYTE_ORDER_MARK.startswith(self._buffer):
-                return events
-            self._at_start = False
-            start = 3 if self._buffer.startswith(_BYTE_ORDER_MARK) else 0
-        while (found := self._line_end(start)) is not None:
-            end, after = found
-            self._take(bytes(self._buffer[start:end]), events)
-            start = after
-        del self._buffer[:start]
-        if len(self._buffer) + self._size > self._limit:
+            if len(buffer) < 3 and _BYTE_ORDER_MARK.startswith(buffer):
+                return
+            self._at_start, scanned = False, 0
+            if buffer.startswith(_BYTE_ORDER_MARK):
+                del buffer[:3]
+        start = 0
+        if chunk and self._skip_line_feed:
+            self._skip_line_feed = False
+            if buffer[scanned] == 0x0A:
+                scanned += 1
+                self._line = scanned
+                if scanned == 1:
+                    start = 1
+                    yield b"\n", None
+        for end, after in self._line_ends(scanned):
+            if self._ends_block(end):
+                block = bytes(buffer[start:after])
+                start = after
+                yield block, _data(block)
+            self._line = after
+        del buffer[:start]
+        self._line -= start
+        if len(buffer) - self._line + self._size > self._limit:
             raise ValueError("an event is too large")
-        return events
 
-    def _line_end(self, start: int) -> tuple[int, int] | None:
-        line_feed = self._buffer.find(b"\n", start)
-        carriage = self._buffer.find(
-            b"\r", start, line_feed if line_feed >= 0 else len(self._buffer)
-        )
-        if carriage < 0:
-            return None if line_feed < 0 else (line_feed, line_feed + 1)
-        if carriage + 1 == len(self._buffer):
-            self._skip_line_feed = True
-            return carriage, carriage + 1
-        return carriage, carriage + (2 if self._buffer[carriage + 1] == 0x0A else 1)
+    def _line_ends(self, scanned: int) -> Iterator[tuple[int, int]]:
+        """Where each line ends and the next begins; looks at no byte twice."""
+        buffer, size = self._buffer, len(self._buffer)
+        line_feed = carriage = -1
+        while scanned < size:
+            if line_feed < scanned:
+                line_feed = buffer.find(b"\n", scanned) % (size + 1)
+            if carriage < scanned:
+                carriage = buffer.find(b"\r", scanned) % (size + 1)
+            end = min(line_feed, carriage)
+            if end == size:
+                return
+            scanned = end + 1
+            if end == carriage:
+                self._skip_line_feed = scanned == size
+                scanned += scanned == line_feed != size
+            yield end, scanned
 
-    def _take(self, line: bytes, events: list[bytes]) -> None:
-        if not line:
-            if self._data:
-                events.append(b"\n".join(self._data))
-            self._data.clear()
+    def _ends_block(self, end: int) -> bool:
+        """Count the line that ends at `end`; whether what came so far can go."""
+        if end == self._line:
+            self._lines = self._size = 0
+            return True
+        self._size += end - self._line + 1
+        if self._size > self._limit or self._lines == _MAX_LINES:
+            raise ValueError("an event is too large")
+        if self._lines == 0 and self._buffer[self._line] == 0x3A:
             self._size = 0
-        elif line.startswith(b"data:"):
-            data = line[6:] if line[5:6] == b" " else line[5:]
-            self._data.append(data)
-            self._size += len(data) + 1
+            return True
+        self._lines += 1
+        return False
+
+
+def _data(block: bytes) -> bytes | None:
+    found = []
+    for line in block.splitlines():
+        if line.startswith(b"data:"):
+            found.append(line[6:] if line[5:6] == b" " else line[5:])
         elif line == b"data":
-            self._data.append(b"")
-            self._size += 1
+            found.append(b"")
+    return b"\n".join(found) if found else None
 
 
 def event(data: bytes) -> bytes:

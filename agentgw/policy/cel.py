@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any
-
-import cel
+from typing import TYPE_CHECKING, Any
 
 from agentgw.core.grants import AccessRequest
 from agentgw.errors import AgentgwError
+
+if TYPE_CHECKING:
+    import cel
 
 MAX_SOURCE_BYTES = 2048
 VARIABLES = frozenset({"args", "token", "chain", "now"})
@@ -90,6 +91,9 @@ def compile_condition(source: str) -> CelCondition:
         raise ValueError(
             f"when is longer than {MAX_SOURCE_BYTES} bytes: split it into several grants"
         )
+    # It brings rich and prompt_toolkit along: 0.15 s and 30 MiB that a table without `when` can spare.
+    import cel
+
     try:
         program = cel.compile(source)
     except Exception as error:

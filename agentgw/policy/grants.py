@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from agentgw.core.grant_syntax import parse_row
 from agentgw.core.grants import (
     KINDS,
     AccessRequest,
@@ -18,7 +16,6 @@ from agentgw.core.grants import (
     refuse_unknown,
 )
 from agentgw.core.principal import Caller
-from agentgw.policy.cel import compile_condition
 
 CACHE_SIZE = 4096
 LONGEST_REMEMBERED_NAME = 256
@@ -52,7 +49,7 @@ class GrantsPolicy:
         return self._version
 
     def decide(self, request: AccessRequest) -> Decision:
-        """Judge one request by contract: agents, deny rows, grants, scope (see `core.grants.judge`)."""
+        """Judge one request: agents, deny rows, grants, scope (see `core.grants.judge`)."""
         caller = request.caller
         key = (caller, request.name, request.server, request.kind, request.scopes)
         answer = self._answers.get(key)
@@ -98,20 +95,6 @@ class GrantsPolicy:
 
     def _rows(self, server: str, kind: Kind) -> Sequence[Row]:
         return self._by_server.get((server, kind)) or self._elsewhere[kind]
-
-
-def rows_from(
-    grants: Iterable[Mapping[str, Any]], aliases: Collection[str], plain: bool = False
-) -> tuple[Row, ...]:
-    """The rows of a configured `grants` list, named g1, g2 … in order.
-
-    `aliases` are those of the issuers, `plain` says whether one is `subject: plain`. Raises
-    ValueError for the first entry that is wrong, naming it.
-    """
-    return tuple(
-        parse_row(f"g{number}", entry, aliases, plain, compile_condition)
-        for number, entry in enumerate(grants, start=1)
-    )
 
 
 def _index(

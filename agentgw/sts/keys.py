@@ -35,10 +35,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from agentgw.core.canonical import b64url, canonical_json
-from agentgw.errors import Unavailable
+from agentgw.errors import AgentgwError, Unavailable
 
 OVERLAP = 25 * 3600
 """Seconds a replaced key stays published: more than our longest token lives, and caches with it."""
+
+NEXT_KEY_AGE = 60
+"""Seconds a key is published before it may sign: verifiers ask for new keys only so often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +105,21 @@ class KeyRing:
         self.refresh()
         return {"keys": [key.jwk() for key in self._published.values()]}
 
-    def rotate(self) -> TokenKey:
+    def rotate(self, min_age: int = NEXT_KEY_AGE) -> TokenKey:
         """Make the next key current, publish a new next one, keep the old for `OVERLAP` seconds.
 
-        Returns the key that signs from now on; other processes notice within a second.
+        Returns the key that signs from now on; other processes notice within a second. Raises
+        AgentgwError while the next key was published less than `min_age` seconds ago.
         """
         now = int(self._clock())
         with _told("rotate the token keys"), self._locked():
             state = _read(self._tokens_file)
+            wait = state["next"]["created"] + min_age - now
+            if wait > 0:
+                raise AgentgwError(
+                    "the next key was published a moment ago, and tool servers may not know it yet: "
+                    f"rotate again in {wait} s"
+                )
             retired = {**state["current"], "retired": now}
             kept = [old for old in state["previous"] if now - old["retired"] < OVERLAP]
             state = {

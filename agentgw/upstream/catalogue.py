@@ -8,10 +8,10 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from agentgw.core.catalog import EMPTY, Listing, Tool, build_listing
+from agentgw.core.catalog import EMPTY, Listing, build_listing
 from agentgw.errors import Unavailable, UpstreamFailed
 from agentgw.mcp import bridge, modern
-from agentgw.mcp.message import Message
+from agentgw.mcp.message import METHOD_NOT_FOUND, Message
 from agentgw.upstream.link import Authorise, Link, Outbound, Reply
 from agentgw.upstream.translate import documents
 
@@ -117,17 +117,11 @@ class Catalogue:
         """Whether a listing is at hand without waiting."""
         return self._fetched is not None
 
-    async def find(self, name: str) -> Tool | None:
-        """The tool of that original name; looks again, rarely, where there is none."""
-        tool = self._listing.tools.get(name)
-        if tool is None or self._fetched is None:
-            tool = (await self.listing()).tools.get(name)
-            if tool is None and self._clock() - self._tried > self._retry_after:
-                await asyncio.shield(self._start())
-                tool = self._listing.tools.get(name)
-        elif self._clock() - self._fetched > self._fresh_for:
-            await self.listing()
-        return tool
+    async def look_again(self) -> Listing:
+        """A listing fetched just now, unless the last look was a moment ago. Raises UpstreamFailed."""
+        if self._clock() - self._tried > self._retry_after:
+            await asyncio.shield(self._start())
+        return await self.listing()
 
     def expire(self) -> None:
         """The server said that its list changed: ask again at the next look."""
@@ -225,7 +219,7 @@ class Catalogue:
         if isinstance(result, dict):
             return result
         error = answer.get("error")
-        if isinstance(error, dict) and error.get("code") == -32601:
+        if isinstance(error, dict) and error.get("code") == METHOD_NOT_FOUND:
             return {"tools": []}
         raise UpstreamFailed("it answered tools/list with an error")
 

@@ -66,7 +66,6 @@ class Child:
         max_message: int,
         stderr_lines: int,
     ) -> None:
-        self.garbage = 0
         self._listener = listener
         self._loop = loop
         self._max_message = max_message
@@ -257,7 +256,6 @@ class Child:
             self._garbage_run = 0
             self._listener.received(self, message)
         elif message is None:
-            self.garbage += 1
             self._garbage_run += 1
             if self._garbage_run >= MAX_GARBAGE:
                 self.kill(f"wrote {MAX_GARBAGE} lines in a row that are no JSON-RPC message")

@@ -246,9 +246,7 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         assert answer is not None
         self.deadline = inf
-        self._response = response = UpstreamResponse(
-            self._status, self._headers, [], self, self._max_body
-        )
+        self._response = response = UpstreamResponse(self._status, self._headers, [], self)
         if not answer.done():
             answer.set_result(response)
 
@@ -258,9 +256,7 @@ class Connection(asyncio.Protocol):
         if response is not None:
             response.finish(None)
         elif answer is not None and not answer.done():
-            answer.set_result(
-                UpstreamResponse(self._status, self._headers, self._chunks, None, self._max_body)
-            )
+            answer.set_result(UpstreamResponse(self._status, self._headers, self._chunks, None))
         if self._keep and self.usable:
             self.resume_reading()
             self._owner.released(self)

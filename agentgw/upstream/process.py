@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal
 
 from agentgw.errors import UpstreamFailed
 from agentgw.mcp import bridge, handshake, modern
+from agentgw.mcp.message import encode
 from agentgw.upstream.link import Authorise, Outbound, Reply, ServerInfo
 from agentgw.upstream.stdio import StdioServer
-from agentgw.upstream.translate import Document, Translation, one, translate
+from agentgw.upstream.translate import Document, Translation, one, parse_document, translate
+
+_log = logging.getLogger(__name__)
+
+HELD_PROGRESS = 1024 * 1024
+"""Bytes of progress kept for an agent that does not read; what a call reports beyond them is dropped."""
+
+_OVERHEAD = 100
+"""Bytes a held notification costs besides its own."""
 
 
 class ProcessLink:
@@ -81,23 +91,25 @@ class ProcessLink:
 
     async def _messages(self, out: Outbound, params: dict[str, Any]) -> AsyncIterator[Document]:
         """Progress as it comes, then the response; giving up on it cancels the call at the server."""
-        arrived: asyncio.Queue[Document] = asyncio.Queue(maxsize=0)
+        arrived = _Arrivals()
         request = asyncio.ensure_future(
             self._server.request(
                 out.message.method,
                 params,
                 deadline=out.deadline,
-                on_notification=arrived.put_nowait,
+                on_notification=arrived.put,
             )
         )
-        request.add_done_callback(lambda _: arrived.put_nowait({}))
+        request.add_done_callback(lambda _: arrived.end())
         try:
-            while document := await arrived.get():
+            async for document in arrived:
                 yield document
             answer = await request
             yield {**answer, "id": out.message.id}
         finally:
             request.cancel()
+            if arrived.dropped:
+                _log.warning("%s: dropped %d notifications", self._name, arrived.dropped)
 
     async def open_stream(self, out: Outbound, headers: Mapping[str, str]) -> Reply:
         return Reply(405)
@@ -137,3 +149,31 @@ class ProcessLink:
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout
+
+
+class _Arrivals:
+    """What a server says during one call, in order, as bytes until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._held = 0
+        self.dropped = 0
+
+    def put(self, document: Document) -> None:
+        """Keep a notification, or drop it where too much waits already."""
+        data = encode(document)
+        cost = len(data) + _OVERHEAD
+        if self._held + cost > HELD_PROGRESS:
+            self.dropped += 1
+            return
+        self._held += cost
+        self._queue.put_nowait(data)
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._queue.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[Document]:
+        while (data := await self._queue.get()) is not None:
+            self._held -= len(data) + _OVERHEAD
+            yield parse_document(data)

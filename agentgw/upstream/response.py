@@ -30,12 +30,12 @@ class UpstreamResponse(AsyncIterator[bytes]):
     `status` is the final status code, `headers` maps lower-case names to values, repeated fields
     joined by `, `. `complete` is the whole body once it is here and nothing was iterated, else None.
     Iterating gives the body as it comes; reading from the socket pauses when the reader is slow.
-    Iteration has no size cap (an event stream may live for hours); `read` has.
+    Iteration has no size cap: an event stream may live for hours.
     Whoever does not read to the end must call `abort`.
     """
 
     __slots__ = (
-        "_buffered", "_chunks", "_connection", "_error", "_max_body", "_taken", "_waiter",
+        "_buffered", "_chunks", "_connection", "_error", "_taken", "_waiter",
         "complete", "headers", "status",
     )  # fmt: skip
 
@@ -45,14 +45,12 @@ class UpstreamResponse(AsyncIterator[bytes]):
         headers: dict[bytes, bytes],
         chunks: list[bytes],
         connection: Source | None,
-        max_body: int,
     ) -> None:
         self.status = status
         self.headers = headers
         self.complete: bytes | None = b"".join(chunks) if connection is None else None
         self._chunks = chunks
         self._connection = connection
-        self._max_body = max_body
         self._buffered = 0
         self._taken = False
         self._error: UpstreamFailed | None = None
@@ -76,28 +74,6 @@ class UpstreamResponse(AsyncIterator[bytes]):
         if self._connection is not None:
             self._connection.resume_reading()
         return chunk
-
-    async def read(self, *, deadline: float) -> bytes:
-        """The whole body, by `deadline` (event-loop seconds).
-
-        Raises UpstreamFailed when it is late, breaks off or exceeds the cap given to `open`.
-        """
-        if self.complete is not None:
-            return self.complete
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout_at(deadline):
-                async for chunk in self:
-                    size += len(chunk)
-                    if size > self._max_body:
-                        self.abort()
-                        raise UpstreamFailed(f"answered with more than {self._max_body} bytes")
-                    parts.append(chunk)
-        except TimeoutError:
-            self.abort()
-            raise UpstreamFailed("did not finish its answer in time") from None
-        return b"".join(parts)
 
     def abort(self) -> None:
         """Close the connection of an answer that is not read to its end; harmless on a finished one."""

@@ -12,9 +12,10 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from agentgw.errors import UpstreamFailed
+from agentgw.mcp.message import METHOD_NOT_FOUND
 from agentgw.upstream.child import Child, child_environment
 
 _log = logging.getLogger(__name__)
@@ -28,18 +29,6 @@ PATIENCE = 1.0
 _starting: contextvars.ContextVar[StdioServer | None] = contextvars.ContextVar(
     "agentgw_stdio_starting", default=None
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StdioState:
-    """What a listing shows of a stdio server: `last_error` and `stderr` are safe to show."""
-
-    status: Literal["idle", "starting", "running", "failed", "closed"]
-    last_error: str | None
-    stderr: tuple[str, ...]
-    starts: int
-    garbage: int
-    pid: int | None
 
 
 @dataclass(slots=True)
@@ -96,8 +85,6 @@ class StdioServer:
         self._start: asyncio.Task[None] | None = None
         self._calls: dict[int, _Call] = {}
         self._last_id = 0
-        self._starts = 0
-        self._garbage = 0
         self._failure: str | None = None
         self._closed = False
 
@@ -110,27 +97,6 @@ class StdioServer:
     def busy(self) -> bool:
         """Whether requests are under way."""
         return bool(self._calls)
-
-    @property
-    def state(self) -> StdioState:
-        """How it stands."""
-        child = self._child
-        if self._closed:
-            status: Literal["idle", "starting", "running", "failed", "closed"] = "closed"
-        elif self._is_ready():
-            status = "running"
-        elif self._start is not None:
-            status = "starting"
-        else:
-            status = "idle" if self._failure is None else "failed"
-        return StdioState(
-            status,
-            self._failure,
-            () if child is None else child.last_words,
-            self._starts,
-            self._garbage + (0 if child is None else child.garbage),
-            child.pid if child is not None and child.running else None,
-        )
 
     async def start(self) -> None:
         """Start the process, with its `on_start`, unless it runs. Raises UpstreamFailed."""
@@ -160,21 +126,19 @@ class StdioServer:
         *,
         deadline: float,
         on_notification: Notify | None = None,
-        progress_token: bool = True,
     ) -> dict[str, Any]:
         """Send one request and give the raw response message, its `id` being ours.
 
-        `deadline` is in event-loop seconds and includes a start. `progress_token` puts a token of ours
-        in the place of `params._meta.progressToken`, where there is one; `on_notification` gets the
-        progress with the caller's own token back in place, and what belongs to a subscription this
-        request opened. Cancelling, or the deadline, tells the server (notifications/cancelled).
-        Raises UpstreamFailed.
+        `deadline` is in event-loop seconds and includes a start. A token of ours takes the place of
+        `params._meta.progressToken`, where there is one; `on_notification` gets the progress with the
+        caller's own token back in place, and what belongs to a subscription this request opened.
+        Cancelling, or the deadline, tells the server (notifications/cancelled). Raises UpstreamFailed.
         """
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(deadline):
                 await self.start()
-                return await self._exchange(method, params, on_notification, progress_token)
+                return await self._exchange(method, params, on_notification)
         except TimeoutError:
             raise UpstreamFailed(
                 f"gave no answer within {max(deadline - began, 0):.3g} s"
@@ -216,8 +180,6 @@ class StdioServer:
             return
         lived = asyncio.get_running_loop().time() - self._started_at
         self._ready = False
-        self._garbage += child.garbage
-        child.garbage = 0
         if lived > self._backoff[1]:
             self._delay = self._backoff[0]
         self._back_off()
@@ -243,7 +205,6 @@ class StdioServer:
         if self._child is not None:
             await self._child.gone()
         await asyncio.sleep(max(self._not_before - loop.time(), 0))
-        self._starts += 1
         self._started_at = loop.time()
         try:
             self._child = await Child.start(
@@ -297,16 +258,13 @@ class StdioServer:
         method: str,
         params: Mapping[str, Any] | None,
         on_notification: Notify | None,
-        progress_token: bool,
     ) -> dict[str, Any]:
         self._last_id += 1
         own_id = self._last_id
         message = _message(method, params)
-        token: object = None
-        if progress_token:
-            message["params"], token = _with_token(message.get("params"), own_id)
-            if message["params"] is None:
-                del message["params"]
+        message["params"], token = _with_token(message.get("params"), own_id)
+        if message["params"] is None:
+            del message["params"]
         message["id"] = own_id
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._calls[own_id] = _Call(answer, on_notification, token)
@@ -340,7 +298,7 @@ class StdioServer:
         if method == "ping":
             answer["result"] = {}
         else:
-            answer["error"] = {"code": -32601, "message": "Method not found"}
+            answer["error"] = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
         try:
             child.write(answer)
         except UpstreamFailed:

@@ -10,14 +10,14 @@ from typing import Any
 
 from agentgw.errors import UpstreamFailed
 from agentgw.mcp import bridge
-from agentgw.mcp.message import RequestId, encode
+from agentgw.mcp.message import METHOD_NOT_FOUND, RequestId, encode
 from agentgw.mcp.sse import EventReader, event
 from agentgw.upstream.link import Era, Reply, ServerInfo
 
 Document = dict[str, Any]
 
 _LARGE = 256 * 1024
-"""Bytes from which a message is parsed in a thread, so that no other call waits over 5 ms for it."""
+"""Bytes from which a message is parsed in a thread: the event loop must not wait for one call's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,15 @@ async def _relevant(messages: AsyncIterator[Document], how: Translation) -> Asyn
                 how.refuse(message)
             else:
                 yield message
-        elif message.get("id") == how.sent_id:
-            yield how.final(message)
-            return
+            continue
+        if (
+            message.get("id") != how.sent_id
+            or type(message["id"]) is not type(how.sent_id)
+            or ("result" in message) == ("error" in message)
+        ):
+            raise UpstreamFailed("it answered with something that is no response to this request")
+        yield how.final(message)
+        return
 
 
 async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[Document]:
@@ -88,7 +94,7 @@ async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[D
             events = reader.feed(chunk)
         except ValueError:
             raise UpstreamFailed(f"it sent an event of more than {limit} bytes") from None
-        for data in events:
+        for data in filter(None, events):  # an event without data only carries its id
             yield await parse_large(data)
 
 
@@ -100,7 +106,7 @@ def cancelled(request_id: RequestId) -> Document:
 
 def declined(request: Document) -> Document:
     """Our answer to a request of a server's: we are there, and offer nothing."""
-    error = {"code": -32601, "message": "this client offers no such method"}
+    error = {"code": METHOD_NOT_FOUND, "message": "this client offers no such method"}
     body = {"result": {}} if request.get("method") == "ping" else {"error": error}
     return {"jsonrpc": "2.0", "id": request["id"], **body}
 

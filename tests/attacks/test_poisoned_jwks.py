@@ -110,13 +110,21 @@ class Stage:
     idp: Idp
     clock: Clock
     keys: OidcKeys
-    door: TokenVerifier
+    door: TokenVerifier = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """A new verifier, which remembers no token; the keys stay."""
+        rules = acme_rules(issuer=self.idp.url)
+        self.door = build(rules, keys={"acme": self.keys, "other": FixedKeys([])})
 
     def token(self, key: Any = None, **header: Any) -> bytes:
         return acme_token(key, {**HEADER, **header}, iss=self.idp.url)
 
     async def works(self, key: Any = None, **header: Any) -> bool:
-        self.door.purge()
+        self.forget()
         try:
             await self.door.authenticate(self.token(key, **header), NOW)
         except InvalidToken:
@@ -152,8 +160,7 @@ async def staged(deadline: float = 3.0, **options: Any) -> AsyncIterator[Stage]:
         idp.publish(jwk(ec_key()))
         clock = Clock()
         keys = OidcKeys(idp.url, client, dev=True, clock=clock, deadline=deadline, **options)
-        rules = acme_rules(issuer=idp.url)
-        yield Stage(idp, clock, keys, build(rules, keys={"acme": keys, "other": FixedKeys([])}))
+        yield Stage(idp, clock, keys)
         await keys.aclose()
 
 
@@ -242,7 +249,7 @@ async def test_a_token_without_kid_needs_a_set_with_one_fitting_key() -> None:
         assert await stage.door.authenticate(token, NOW)
         stage.idp.publish(jwk(ec_key()), jwk(ec_key("second"), "k2"))
         stage.clock.now += 400
-        stage.door.purge()
+        stage.forget()
         with pytest.raises(InvalidToken):
             await stage.door.authenticate(token, NOW)
 

@@ -6,7 +6,8 @@ import pytest
 
 from agentgw.core.principal import Caller, Hop, Inbound, Subject
 from agentgw.policy import AccessRequest
-from agentgw.policy.grants import GrantsPolicy, rows_from
+from agentgw.policy.grants import GrantsPolicy
+from tests.policy.tables import rows_from
 
 ALICE = Subject("acme", "alice", "acme|alice")
 CODER = Hop("urn:c", "coder", "exchange")

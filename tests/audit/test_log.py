@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from agentgw.audit.files import Fault, FaultyFiles, OsFiles
-from agentgw.audit.keys import open_note_signer, verify_ed25519
+from agentgw.audit.files import OsFiles
+from agentgw.audit.keys import verify_ed25519
 from agentgw.audit.log import FileLog
 from agentgw.audit.verify import verify
 from agentgw.core.checkpoint import open_note, parse_checkpoint
 from agentgw.errors import ConfigError, Unavailable
+from tests.audit.faulty_files import Fault, FaultyFiles
 from tests.audit.records import (
     OTHER_SIGNER,
     ROOT,
@@ -181,6 +182,25 @@ async def test_a_checkpoint_comes_within_a_thousand_records(tmp_path: Path) -> N
         for note in (tmp_path / "gw-1" / "checkpoints").read_text().split("\n\n")[:-1:2]
     ]
     assert sizes[:3] == [0, 1000, 2000]
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "records"), [(3600.0, 5), (0.001, 10**6)], ids=["by-number", "by-time"]
+)
+async def test_checkpoints_come_as_often_as_was_configured(
+    tmp_path: Path, seconds: float, records: int
+) -> None:
+    log = await start(tmp_path, checkpoint_seconds=seconds, checkpoint_records=records)
+    for number in range(0, 20, 5):
+        await asyncio.gather(*(log.append(decision(number + n)) for n in range(5)))
+    note = tmp_path / "gw-1" / "checkpoint"
+    for _ in range(2000):
+        if parse_checkpoint(note.read_text().partition("\n\n")[0] + "\n").size == 20:
+            break
+        await asyncio.sleep(0.001)
+    else:
+        pytest.fail("no checkpoint covers the last record")
     await log.close()
 
 
@@ -413,17 +433,6 @@ def test_an_altered_list_of_logs_is_not_signed_again(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="was altered"):
         log.open()
     log.close()
-
-
-def test_the_checkpoint_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
-    signer = open_note_signer(tmp_path / "checkpoint.pem", "gw.example.com")
-    again = open_note_signer(tmp_path / "checkpoint.pem", "gw.example.com")
-    assert signer.key == again.key
-    assert stat.S_IMODE((tmp_path / "checkpoint.pem").stat().st_mode) == 0o600
-    assert (tmp_path / "checkpoint.pem.vkey").read_text() == f"{signer.key}\n"
-    (tmp_path / "checkpoint.pem").write_text("no key")
-    with pytest.raises(ConfigError, match="no Ed25519 private key"):
-        open_note_signer(tmp_path / "checkpoint.pem", "gw.example.com")
 
 
 WRITER = """

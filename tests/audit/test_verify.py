@@ -161,6 +161,37 @@ def test_several_logs_are_all_checked_and_all_must_be_there(tmp_path: Path) -> N
     assert both(root / "gw-1")["ok"]
 
 
+@pytest.mark.parametrize("kept", [(), ("manifest",), ("gw-1",), ("manifest", "gw-1")])
+def test_files_of_one_log_in_the_root_do_not_hide_the_others(
+    tmp_path: Path, kept: tuple[str, ...]
+) -> None:
+    root = tmp_path / "log"
+    write_log(root, "gw-1")
+    write_log(root, "gw-2", calls=3)
+    _into_root(root / "gw-1", lambda _: kept)
+    shutil.rmtree(root / "gw-2")
+    # With nothing else left it is a copy of one log, which says nothing of others.
+    assert both(root)["ok"] == (not kept)
+
+
+@pytest.mark.parametrize("keep", [(), ("lock",), ("lock", "00000001.jsonl")])
+def test_an_emptied_log_that_is_listed_is_never_held(tmp_path: Path, keep: tuple[str, ...]) -> None:
+    root, held = tmp_path / "log", tmp_path / "held"
+    write_log(root, "gw-1")
+    write_log(root, "gw-2", calls=0)
+    notes = [(root / name / "checkpoint").read_text() for name in ("gw-1", "gw-2")]
+    held.write_text("\n".join(notes))
+    assert both(root, held=held)["assurance"] == "held"
+    held.write_text(notes[0])
+    for emptied in (False, True):
+        if emptied:
+            _empty(root / "gw-2", lambda _: keep)
+        result = both(root, held=held)
+        assert result["assurance"] == "self"
+        assert any("of gw-2: truncation" in note for note in result["notes"])
+    assert any("gw-2: it holds no checkpoint" in note for note in result["notes"])
+
+
 def test_an_unlisted_log_and_a_missing_manifest_fail(copy: Path, tmp_path: Path) -> None:
     write_log(tmp_path / "elsewhere", "gw-2")
     shutil.copytree(tmp_path / "elsewhere" / "gw-2", copy / "gw-2")
@@ -268,8 +299,28 @@ def _swap_key(log: Path, draw: Callable[..., Any]) -> None:
     write_log(log.parent, signer=OTHER_SIGNER)
 
 
+def _into_root(log: Path, draw: Callable[..., Any]) -> None:
+    """The files of a log stand in the root, with or without its folder and the manifest."""
+    for file in log.iterdir():
+        shutil.copy(file, log.parent / file.name)
+    kept = draw(st.sampled_from([("manifest",), (log.name,), ("manifest", log.name)]))
+    if "manifest" not in kept:
+        (log.parent / "manifest").unlink()
+    if log.name not in kept:
+        shutil.rmtree(log)
+
+
+def _empty(log: Path, draw: Callable[..., Any]) -> None:
+    """The folder stays, its files go."""
+    kept = draw(st.sampled_from([(), ("lock",), ("lock", "checkpoint"), ("00000001.leaves",)]))
+    for file in log.iterdir():
+        if file.name not in kept:
+            file.unlink()
+
+
 MUTATIONS = (
     _edit, _edit, _delete, _insert, _swap, _reformat, _truncate, _roll_back, _fork, _swap_key,
+    _into_root, _empty,
 )  # fmt: skip
 
 
@@ -286,15 +337,22 @@ def test_both_verifiers_say_the_same_of_every_mutant(
     mutate = data.draw(st.sampled_from(MUTATIONS))
     mutate(root / "gw-1", data.draw)
     log = root / "gw-1"
-    same = all(
-        (log / name).exists()
-        and (log / name).read_bytes() == (original / "gw-1" / name).read_bytes()
-        for name in FILES[:2]
-    )
+    changed = {
+        name
+        for name in FILES
+        if not (log / name).exists()
+        or (log / name).read_bytes() != (original / "gw-1" / name).read_bytes()
+    }
     result = both(root, held=held)
-    assert result["ok"] == same or mutate in (_edit, _truncate, _swap_key)
-    if not same:
+    if mutate in (_edit, _swap_key):
         assert not result["ok"]
+    elif mutate is _truncate and changed.isdisjoint(FILES[:2]):
+        # Leaves are read only as far as they go, and an empty checkpoint is none: both can be remade.
+        emptied = changed == {"checkpoint"} and not (log / "checkpoint").read_bytes()
+        assert result["ok"] == (emptied or changed == {"00000001.leaves"})
+    else:
+        assert result["ok"] == changed.isdisjoint(FILES[:2])
+    if not changed.isdisjoint(FILES[:2]):
         assert result["first_bad"]["log"] in ("gw-1", "manifest")
     for keys in ((VKEY,), ()):
         both(root, keys=keys)

@@ -94,6 +94,43 @@ def test_why_explains_a_refusal_and_an_unknown_outcome(state: Path) -> None:
     assert "outcome   ok" in RUN.invoke(WHY, ["e-1"]).stdout
 
 
+def test_the_records_are_found_by_flag_variable_configuration_or_default(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = state / "log"
+    config = state / "agentgw" / "agentgw.yaml"
+    config.parent.mkdir()
+    config.write_text("version: 1\npublic_url: http://127.0.0.1:7117\nstate_dir: ..\n")
+    config.chmod(0o600)
+    empty = str(state / "agentgw")
+
+    def found(*options: str) -> bool:
+        result = RUN.invoke(app, ["verify", *options])
+        assert isinstance(result.exception, AgentgwError | None)
+        return "ok: 4 records" in result.stdout
+
+    monkeypatch.setenv("AGENTGW_STATE_DIR", empty)
+    assert not found() and not found("--config", str(config))
+    assert found("--state-dir", str(state))
+    monkeypatch.setenv("AGENTGW_STATE_DIR", "..")
+    assert found("--config", str(config))
+    monkeypatch.delenv("AGENTGW_STATE_DIR")
+    assert found("--config", str(config)) and not found("--state-dir", empty)
+    monkeypatch.setenv("XDG_STATE_HOME", str(state / "xdg"))
+    assert not found()
+    (state / "xdg").mkdir()
+    (state / "xdg" / "agentgw").mkdir()
+    (state / "xdg" / "agentgw" / "log").symlink_to(log)
+    assert found()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(state))
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert found()
+    for command in (["tail"], ["search"], ["show", "e-1"]):
+        assert RUN.invoke(app, [*command, "--config", str(config)]).stdout
+    monkeypatch.setenv("AGENTGW_CONFIG", str(state / "absent.yaml"))
+    assert "no such file" in str(RUN.invoke(app, ["verify"]).exception)
+
+
 def test_why_shows_the_rule_of_the_configuration(state: Path) -> None:
     config = state / "agentgw.yaml"
     config.write_text(

@@ -134,7 +134,18 @@ def test_unknown_keys_are_refused_with_a_suggestion(
             "servers: {a: {url: 'https://a.example', auth: {audience: 'HTTPS://GW.example.com:443/x'}}}",
             "the audience lies under public_url",
         ),
-        ("servers: {a: {url: 'https://a.example', agent: b}}", "unknown agent 'b'"),
+        (
+            "servers: {a: {url: 'https://a.example', agent: b}}",
+            "agent: b is not available in this version",
+        ),
+        (
+            "limits: {sessions_per_agent: 100}",
+            "sessions_per_agent is not available in this version",
+        ),
+        (
+            "issuers: {a: {issuer: 'https://i.example', audiences: [x], accept_evidence: [idp-facet]}}",
+            "accept_evidence: idp-facet is not available in this version",
+        ),
         ("servers: {a: {command: mcp-server-tim}}", "the command 'mcp-server-tim' of server a"),
         ("servers: {a: {command: mcp-server-time, cwd: nowhere}}", "cwd of a is no folder"),
         ("grants: [{users: ['x|y'], tools: ['a/*']}]", "begins with no configured issuer"),
@@ -161,6 +172,11 @@ def test_each_wrong_value_is_refused_at_its_line(refuse: Refusal, line: str, mes
         ("{agents: [coder], tools: ['tickets/*'], when: 'args.'}", "when is no CEL", ""),
         ("{agents: [coder], tools: ['tickets/*'], when: 'arg.x == 1'}", "when reads 'arg'", ""),
         ("{id: g2, agents: [coder], tools: ['tickets/*']}", "", ""),
+        (
+            "{agents: [coder], tools: ['tickets/*'], min_evidence: dpop}",
+            "min_evidence: dpop is not available in this version",
+            "client-auth, exchange",
+        ),
         ("{deny: true, min_evidence: consent, tools: ['tickets/*']}", "no meaning", ""),
     ],
 )
@@ -259,7 +275,8 @@ def test_http_and_loopback_issuers_need_dev(read: Load, refuse: Refusal, url: st
 def test_a_server_takes_the_time_of_limits_call_unless_it_has_its_own(read: Load) -> None:
     text = HEAD + "limits: {call: 7}\nservers:\n  a: {url: https://a.example}\n"
     config = read(text + "  b: {url: https://b.example, timeout: 9}\n")
-    assert [server.timeout for server in config.servers.values()] == [7, 9]
+    assert [config.call_timeout(server) for server in config.servers.values()] == [7, 9]
+    assert read(HEAD).limits.call == 60
 
 
 def test_grants_are_handed_on_as_they_were_written(read: Load) -> None:

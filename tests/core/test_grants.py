@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from agentgw.core.grant_syntax import parse_pattern, parse_row, parse_users
-from agentgw.core.grants import AccessRequest, Condition, Decision, Kind, Row, decide
+from agentgw.core.grants import AccessRequest, Condition, Decision, Kind, Row
 from agentgw.core.principal import Caller, Hop, Inbound, Subject
 from tests.policy.oracle import FixedCondition
+from tests.policy.tables import decide
 
 ALICE = Subject("acme", "alice", "acme|alice")
 PLANNER = Hop("https://gw.example.com/a2a/planner", "planner", "client-auth")

@@ -74,7 +74,7 @@ def sign_raw(key: Any, header: bytes, payload: bytes, alg: str = "ES256") -> byt
 
 
 def acme_claims(**changes: Any) -> dict[str, Any]:
-    """Section 1 of the story; a change to None takes the claim away."""
+    """Claims of alice, signed in to planner at acme; a change to None takes the claim away."""
     claims = {
         "iss": ACME,
         "aud": [f"{US}/mcp", "account"],
@@ -168,7 +168,7 @@ def build(
 
 
 def coder_entry(**changes: Any) -> Issued:
-    """The ledger's entry of section 3 of the story."""
+    """What the ledger keeps of the token that coder got in exchange for planner's hand-over."""
     return Issued(
         **{
             "jti": "j-coder",

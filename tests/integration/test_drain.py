@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from agentgw.sts.keys import KeyRing
 from agentgw.verify import CallVerifier
 from tests.harness import (
     ROOT,
@@ -278,7 +278,7 @@ async def test_keys_rotate_while_calls_run_and_every_token_verifies(
             callers.more(4)
             checked += await check()
             known = signed_under(canary)
-            rotate(gw)
+            KeyRing(gw.state).rotate(min_age=0)
             wait_for(lambda: signed_under(canary) - known, "the new key")
             callers.more(4)
             checked += await check()
@@ -287,11 +287,6 @@ async def test_keys_rotate_while_calls_run_and_every_token_verifies(
             assert len(signed_under(canary)) == 2
             await check()
             await verifier.close()
-
-
-def rotate(gw: Gateway) -> None:
-    command = [sys.executable, "-m", "agentgw", "keys", "rotate", "--config", str(gw.file)]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env={**os.environ})
 
 
 def signed_under(canary: Path) -> set[str]:

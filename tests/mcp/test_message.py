@@ -130,7 +130,7 @@ def test_arguments_and_unknown_members_may_be_spelled_as_they_like() -> None:
     [
         ({}, "request"),
         ({"method": None, "params": None, "result": {}}, "response"),
-        ({"id": None}, "notification"),
+        ({"id": None, "method": "notifications/progress"}, "notification"),
     ],
 )
 def test_tells_the_kinds_apart(change: dict[str, Any], kind: str) -> None:

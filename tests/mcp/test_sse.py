@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -79,3 +80,65 @@ def test_comments_and_small_events_never_add_up_to_the_limit() -> None:
     for _ in range(100):
         assert reader.feed(b": ping\r\n\r\n") == []
         assert reader.feed(b"data: x\n\n") == [b"x"]
+
+
+@given(
+    st.booleans(), st.lists(st.tuples(LINES, ENDS), max_size=20), st.lists(st.integers(0, 200), max_size=12)
+)  # fmt: skip
+def test_the_blocks_are_the_stream_as_it_was_written(
+    mark: bool, lines: list[tuple[bytes, bytes]], cuts: list[int]
+) -> None:
+    stream = b"".join(line + end for line, end in lines)
+    whole = (b"\xef\xbb\xbf" if mark else b"") + stream
+    reader, passed, start = EventReader(10_000), b"", 0
+    for cut in [*sorted(cuts), len(whole)]:
+        for block, data in reader.blocks(whole[start : max(start, cut)]):
+            assert oracle(block) == ([] if data is None else [data])
+            passed += block
+        start = max(start, cut)
+    assert stream.startswith(passed)
+    assert not oracle(stream[len(passed) :])
+
+
+def test_a_comment_between_events_need_not_wait_for_an_empty_line() -> None:
+    reader = EventReader(100)
+    assert list(reader.blocks(b": ping\n: po")) == [(b": ping\n", None)]
+    assert list(reader.blocks(b"ng\ndata: x\n: in an event\n")) == [(b": pong\n", None)]
+    assert list(reader.blocks(b"\n")) == [(b"data: x\n: in an event\n\n", b"x")]
+
+
+@pytest.mark.parametrize("line", [b"data\n", b"x\n", b"id: 7\r", b"data:\r\n"])
+def test_every_line_of_an_event_counts(line: bytes) -> None:
+    reader = EventReader(1000)
+    with pytest.raises(ValueError, match="too large"):
+        for _ in range(1000):
+            reader.feed(line)
+
+
+def test_an_event_has_a_number_of_lines_to_stay_under() -> None:
+    reader = EventReader(16 * 2**20)
+    assert len(reader.feed(b"data:\n" * 100_000 + b"\n")) == 1
+    with pytest.raises(ValueError, match="too large"):
+        reader.feed(b"data:\n" * 100_001)
+
+
+def test_the_limit_holds_wherever_the_chunks_end() -> None:
+    for size in (94, 95):
+        stream = b"data:" + b"x" * size + b"\n\n"
+        for chunks in ([stream], [stream[n : n + 1] for n in range(len(stream))]):
+            reader = EventReader(100)
+            if size == 94:
+                assert sum(len(reader.feed(chunk)) for chunk in chunks) == 1
+            else:
+                with pytest.raises(ValueError, match="too large"):
+                    for chunk in chunks:
+                        reader.feed(chunk)
+
+
+def test_one_byte_more_of_a_long_event_costs_one_byte_more() -> None:
+    reader = EventReader(16 * 2**20)
+    reader.feed(b"data: " + b"a" * 14_000_000)
+    began = time.process_time()
+    for _ in range(2000):
+        reader.feed(b"a")
+    assert time.process_time() - began < 1  # 2000 looks at all of it would take over 2 seconds

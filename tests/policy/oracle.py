@@ -1,4 +1,4 @@
-"""The grants table once more, naive and slow: contract section 5 read sentence by sentence.
+"""The grants table once more, naive and slow: ADR 7 and docs/architecture.md read sentence by sentence.
 
 It works on the configured entries themselves, so it shares neither parsing nor matching with ours.
 """

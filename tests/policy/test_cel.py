@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -133,3 +136,11 @@ def test_deep_nesting_is_answered_not_crashed(opening: str, closing: str, depth:
 )
 def test_knows_whether_an_expression_reads_arguments(source: str, over: bool) -> None:
     assert compile_condition(source).over_arguments is over
+
+
+def test_the_cel_library_is_imported_only_where_a_condition_is_compiled() -> None:
+    code = (
+        "import sys; from agentgw.policy.cel import compile_condition; from agentgw.app import convert;"
+        "assert 'cel' not in sys.modules; compile_condition('true'); assert 'cel' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentgw.core.grant_syntax import parse_row
-from agentgw.core.grants import KINDS, AccessRequest, decide
+from agentgw.core.grants import KINDS, AccessRequest
 from agentgw.core.principal import Caller, Hop, Inbound, Subject
 from agentgw.policy import Decision
-from agentgw.policy.grants import LONGEST_REMEMBERED_NAME, GrantsPolicy, rows_from
+from agentgw.policy.grants import LONGEST_REMEMBERED_NAME, GrantsPolicy
 from tests.policy.oracle import FixedCondition, Oracle
+from tests.policy.tables import decide, rows_from
 
 ALIASES = ["acme", "corp"]
 AGENTS = ["planner", "coder", "tester"]
@@ -102,7 +103,7 @@ REQUESTS = st.builds(
     asked=st.lists(REQUESTS, min_size=1, max_size=4),
     disabled=st.frozensets(st.sampled_from(AGENTS), max_size=1),
 )
-def test_agrees_with_the_naive_reading_of_the_contract(
+def test_agrees_with_the_naive_reading(
     table: list[dict[str, Any]], asked: list[AccessRequest], disabled: frozenset[str]
 ) -> None:
     rows = tuple(
@@ -137,7 +138,7 @@ def test_a_list_shows_whatever_some_call_is_allowed(
 
 CODER = Hop("urn:c", "coder", "exchange")
 PLANNER = Hop("urn:p", "planner", "client-auth")
-CONTRACT_GRANTS: list[dict[str, Any]] = [
+EXAMPLE_GRANTS: list[dict[str, Any]] = [
     {"users": ["acme:group:support"], "tools": ["time/*", "tickets/read_*"]},
     {"agents": ["planner", "coder"], "tools": ["time/*", "tickets/*"]},
     {
@@ -168,10 +169,10 @@ def ask(
 
 
 def policy(**options: Any) -> GrantsPolicy:
-    return GrantsPolicy(rows_from(CONTRACT_GRANTS, ["acme"]), "p-1", **options)
+    return GrantsPolicy(rows_from(EXAMPLE_GRANTS, ["acme"]), "p-1", **options)
 
 
-def test_the_grants_of_the_contract_read_as_written() -> None:
+def test_the_grants_of_an_example_read_as_written() -> None:
     table = policy()
     assert table.version == "p-1"
     assert table.decide(ask("read_ticket")) == Decision(True, None, "g1+g2")
@@ -229,7 +230,7 @@ def test_a_disabled_agent_is_unknown_in_every_position() -> None:
 
 def test_a_wrong_entry_is_named() -> None:
     with pytest.raises(ValueError, match=r"^grant g2: when is no CEL expression"):
-        rows_from([CONTRACT_GRANTS[0], {**CONTRACT_GRANTS[1], "when": "args."}], ["acme"])
+        rows_from([EXAMPLE_GRANTS[0], {**EXAMPLE_GRANTS[1], "when": "args."}], ["acme"])
 
 
 def test_a_row_for_every_server_counts_beside_a_row_for_one() -> None:

@@ -35,6 +35,7 @@ from agentgw.registry.ledger import Ledger
 from agentgw.registry.schema import open_database
 from agentgw.sts.clients import ASSERTION_TYPE, Client, ClientAuthenticator
 from agentgw.sts.keys import KeyRing
+from agentgw.sts.mint import Minter
 
 NOW = 1795400000
 GATEWAY = "https://gw.example.com"
@@ -162,10 +163,11 @@ class StsUnderTest:
         )
         ids = (f"event-{number}" for number in itertools.count())
         self.endpoint = OAuthEndpoint(
-            verifier=self.verifier,
+            verifier=lambda: self.verifier,
             clients=clients,
             ledger=self.ledger,
             keyring=self.keyring,
+            minter=Minter(self.keyring, GATEWAY),
             rules=lambda: self.rules,
             append=self.append,
             new_event_id=lambda: next(ids),
@@ -183,7 +185,7 @@ class StsUnderTest:
         self.records.append(record)
 
     def idp_token(self, **changes: Any) -> str:
-        """alice's token for planner as in the story; a change to None leaves the claim out."""
+        """alice's token for planner; a change to None leaves the claim out."""
         claims: dict[str, Any] = {
             "iss": IDP,
             "aud": [MCP, "account"],

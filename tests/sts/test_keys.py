@@ -8,7 +8,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from agentgw.errors import Unavailable
+from agentgw.errors import AgentgwError, Unavailable
 from agentgw.sts.keys import OVERLAP, KeyRing
 from agentgw.sts.mint import Minter
 
@@ -69,7 +69,7 @@ def test_the_next_key_is_published_before_it_signs(tmp_path: Path) -> None:
     ring = KeyRing(tmp_path)
     published = kids(ring)
     old = ring.current.kid
-    ring.rotate()
+    ring.rotate(min_age=0)
     assert ring.current.kid != old
     assert ring.current.kid in published
     assert old in kids(ring) and len(kids(ring)) == 3
@@ -79,7 +79,7 @@ def test_a_token_signed_before_a_rotation_still_verifies(tmp_path: Path) -> None
     ring = KeyRing(tmp_path)
     minter = Minter(ring, GATEWAY)
     before = minter.sign({"iss": GATEWAY})
-    ring.rotate()
+    ring.rotate(min_age=0)
     after = minter.sign({"iss": GATEWAY})
     for token in (before, after):
         kid = jwt.get_unverified_header(token)["kid"]
@@ -91,18 +91,32 @@ def test_a_replaced_key_goes_after_the_overlap(tmp_path: Path) -> None:
     clock = Clock()
     ring = KeyRing(tmp_path, clock=clock)
     first = ring.current.kid
-    ring.rotate()
+    ring.rotate(min_age=0)
     clock.now += OVERLAP - 1
-    ring.rotate()
+    ring.rotate(min_age=0)
     assert ring.key(first) is not None
     clock.now += 2
-    ring.rotate()
+    ring.rotate(min_age=0)
     assert ring.key(first) is None
+
+
+def test_a_key_signs_only_after_it_was_published_for_a_minute(tmp_path: Path) -> None:
+    clock = Clock()
+    ring = KeyRing(tmp_path, clock=clock)
+    first, published = ring.current.kid, kids(ring)
+    clock.now += 59
+    with pytest.raises(AgentgwError, match="again in 1 s"):
+        ring.rotate()
+    assert (ring.current.kid, kids(ring)) == (first, published)
+    clock.now += 1
+    assert ring.rotate().kid != first
+    with pytest.raises(AgentgwError, match="again in 60 s"):
+        ring.rotate()
 
 
 def test_a_running_process_notices_a_rotation(tmp_path: Path) -> None:
     ours, theirs = KeyRing(tmp_path), KeyRing(tmp_path)
-    theirs.rotate()
+    theirs.rotate(min_age=0)
     assert notice(ours) is True
     assert ours.current.kid == theirs.current.kid
     assert notice(ours) is False
@@ -111,7 +125,7 @@ def test_a_running_process_notices_a_rotation(tmp_path: Path) -> None:
 def test_looks_at_the_file_once_a_second_at_most(tmp_path: Path) -> None:
     ours, theirs = KeyRing(tmp_path), KeyRing(tmp_path)
     notice(ours)
-    theirs.rotate()
+    theirs.rotate(min_age=0)
     assert ours.refresh() is False
 
 

@@ -58,10 +58,10 @@ async def test_a_new_kid_is_found_after_the_cool_down(
     gateway: FakeGateway, cache: JwksCache, time: Monotonic
 ) -> None:
     await cache.find(gateway.keyring.current.kid)
-    gateway.keyring.rotate()
+    gateway.keyring.rotate(min_age=0)
     assert await cache.find(gateway.keyring.current.kid) is not None
     assert gateway.fetches == 1, "the next key was published before"
-    gateway.keyring.rotate()
+    gateway.keyring.rotate(min_age=0)
     assert await cache.find(gateway.keyring.current.kid) is None
     time.now += COOL_DOWN
     assert await cache.find(gateway.keyring.current.kid) is not None

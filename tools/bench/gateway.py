@@ -21,10 +21,11 @@ import agentgw.gateway.call
 from agentgw.app import App
 from agentgw.config import Config
 from agentgw.core.principal import Caller
-from agentgw.gateway.call import Gateway, Minter
+from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Incoming, Server
 from agentgw.gateway.journal import Entry, Journal
 from agentgw.gateway.plan import Plan, plan_token
+from agentgw.gateway.surroundings import Minter
 from agentgw.http.connection import body_at_once, respond_at_once
 from agentgw.http.downstream import Authenticator
 from agentgw.http.request import Receive, Scope, Send, read_body
