@@ -6,6 +6,7 @@
 import argparse
 import base64
 import json
+import os
 import pathlib
 import re
 import sys
@@ -36,6 +37,7 @@ def read_text(path):
 
 
 def parse_key(vkey):
+    vkey = open(vkey).read() if os.path.isfile(vkey) else vkey
     name, key_hash, body = vkey.strip().split("+", 2)
     return name, key_hash, Ed25519PublicKey.from_public_bytes(base64.b64decode(body)[1:])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import stat
 import time
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
@@ -301,7 +302,7 @@ async def build(config: Config, worker: int = 1) -> App:
     """
     state = config.state_dir
     try:
-        os.makedirs(state, mode=0o700, exist_ok=True)
+        _open_state(state)
         keyring = KeyRing(state, log_name=_note_name(config.public_url))
         private, name = keyring.checkpoint_key()
         engine = open_database(state / "agentgw.db")
@@ -322,6 +323,16 @@ async def build(config: Config, worker: int = 1) -> App:
     except BaseException:
         await audit.close()
         raise
+
+
+def _open_state(state: Path) -> None:
+    """Make the directory, ours alone; one that others may enter is closed to them. Raises OSError."""
+    os.makedirs(state, mode=0o700, exist_ok=True)
+    found = state.stat()
+    # A sticky directory is shared on purpose (/tmp): closing it would shut others out.
+    others = found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX
+    if others and found.st_uid == os.geteuid():
+        state.chmod(0o700)
 
 
 def _publish_vkey(path: Path, vkey: str) -> None:

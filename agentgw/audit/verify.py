@@ -29,6 +29,10 @@ from agentgw.core.record import VERSION
 Assurance = Literal["self", "held", "witnessed"]
 
 
+_WITHOUT_OUTCOME = frozenset({"server/approve"})
+"""Decisions about a server that send it nothing, so that nothing can become of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class FirstBad:
     """The first record that cannot be believed: `seq` counts from 0, `id` is None where unreadable."""
@@ -284,7 +288,8 @@ class _LogCheck:
             self._fail(seq, "the record has no event_id", id)
         if record.get("phase") == "decision":
             self._decisions.add(event)
-            if record.get("decision") == "allow" and record.get("server") is not None:
+            allowed = record.get("decision") == "allow" and record.get("server") is not None
+            if allowed and record.get("method") not in _WITHOUT_OUTCOME:
                 self._open_calls.add(event)
         elif record.get("phase") == "outcome":
             if event not in self._decisions:

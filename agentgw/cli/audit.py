@@ -106,7 +106,11 @@ def verify(
     ] = None,
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", metavar="VKEY", help="The log's public key (repeatable)."),
+        typer.Option(
+            "--key",
+            metavar="VKEY",
+            help="The log's public key, or its file (repeatable).",
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -121,7 +125,7 @@ def verify(
     from agentgw.core.checkpoint import NoteInvalid, parse_vkey
 
     try:
-        keys = [parse_vkey(text) for text in key or ()]
+        keys = [parse_vkey(_text_or_file(text)) for text in key or ()]
     except NoteInvalid as error:
         raise typer.BadParameter(str(error), param_hint="--key") from None
     try:
@@ -184,3 +188,8 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
     )
+
+
+def _text_or_file(text: str) -> str:
+    path = Path(text)
+    return path.read_text("utf-8", "replace").strip() if path.is_file() else text

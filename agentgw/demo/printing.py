@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
+from pathlib import Path
 
 from agentgw.demo.configuration import demo_configuration
 from agentgw.demo.processes import usual_port
@@ -30,7 +33,7 @@ def play(leave: bool, as_json: bool) -> int:
             return 1
         if leave:
             if not as_json:
-                print(_NEXT_AFTER_EXIT)
+                print(_NEXT_AFTER_EXIT.format(agentgw=_command()))
             return 0
         _stay(stage, as_json)
     return 0
@@ -47,7 +50,15 @@ def _stay(stage: Stage, as_json: bool) -> None:
     if as_json:
         print(json.dumps(entry), flush=True)
     else:
-        print(_NEXT.format(entry=json.dumps(entry, indent=2), stage=stage), flush=True)
+        print(
+            _NEXT.format(
+                entry=json.dumps(entry, indent=2),
+                stage=stage,
+                agentgw=_command(),
+                reload=f"kill -HUP {stage.gateway_pid}",
+            ),
+            flush=True,
+        )
     try:
         while True:
             time.sleep(_WATCH_SECONDS)
@@ -55,6 +66,18 @@ def _stay(stage: Stage, as_json: bool) -> None:
     except KeyboardInterrupt:
         if not as_json:
             print("stopping; what was written is removed")
+
+
+def _command() -> str:
+    """How to run agentgw from this very installation, whatever is on PATH."""
+    beside = Path(sys.executable).with_name("agentgw")
+    found = shutil.which("agentgw")
+    if found is not None and Path(found).resolve() == beside.resolve():
+        return "agentgw"
+    try:
+        return str(beside.relative_to(Path.cwd()))
+    except ValueError:
+        return str(beside)
 
 
 def _text(number: int, step: Step) -> str:
@@ -65,9 +88,9 @@ def _text(number: int, step: Step) -> str:
 
 _NEXT_AFTER_EXIT = """\
 Every step held. Next:
-  agentgw demo                     the same, and it stays up for a client of your own
-  agentgw config schema            all that an agentgw.yaml may say
-  agentgw serve --config FILE      your own gateway"""
+  {agentgw} demo                     the same, and it stays up for a client of your own
+  {agentgw} config schema            all that an agentgw.yaml may say
+  {agentgw} serve --config FILE      your own gateway"""
 
 _NEXT = """\
 Every step held, and everything stays up until Ctrl-C. Next:
@@ -77,8 +100,8 @@ Every step held, and everything stays up until Ctrl-C. Next:
 
   2. Watch its calls being recorded:
 
-     agentgw audit tail -f --state-dir {stage.state}
+     {agentgw} audit tail -f --state-dir {stage.state}
 
-  3. Read {stage.config}, change a grant, and start a gateway of your own:
+  3. Read {stage.config}, change a grant, and let the gateway take it:
 
-     agentgw serve --config FILE"""
+     {reload}"""

@@ -87,6 +87,10 @@ class Processes:
         self._children[name] = child
         self._tell(f"pid {child.pid}")
 
+    def pid(self, name: str) -> int:
+        """The process id of the child `name`."""
+        return self._children[name].pid
+
     def wait_until(self, ready: Callable[[], bool], name: str) -> None:
         """Wait for the child `name`. Raises AgentgwError, with its last words, if it gives up."""
         deadline = time.monotonic() + PATIENCE

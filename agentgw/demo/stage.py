@@ -113,6 +113,11 @@ class Stage:
         start("gateway", ["-m", "agentgw", "serve", "--config", str(self.config)])
         wait(self._is_ready, "gateway")
 
+    @property
+    def gateway_pid(self) -> int:
+        """The process to send SIGHUP to."""
+        return self._processes.pid("gateway")
+
     def check(self) -> None:
         """Raises AgentgwError if one of the processes has ended."""
         self._processes.check()

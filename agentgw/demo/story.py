@@ -125,7 +125,8 @@ class _Story:
         _expect(why.returncode == 0, f"agentgw why failed: {why.stderr}")
         _expect("people-decide" in why.stdout, "agentgw why does not name the rule")
         said = f"{refusal.code} {refusal.data['reason']}: {refusal.message}"
-        return f"{said}\n$ agentgw why {event_id}\n{why.stdout.rstrip()}"
+        command = f"agentgw why {event_id} --config {self._stage.config}"
+        return f"{said}\n$ {command}\n{why.stdout.rstrip()}"
 
     def outsider(self) -> str:
         """Bob, who is in no group, gets nothing from the same agent."""

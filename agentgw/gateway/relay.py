@@ -68,9 +68,7 @@ class Watch:
     passed; `fault` says why nothing more may.
     """
 
-    def __init__(
-        self, incoming: Incoming, limit: int, on_list_changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, incoming: Incoming, limit: int, on_list_changed: Callable[[], None]) -> None:
         session = incoming.session
         self._request_id = incoming.message.id
         self._is_open_stream = incoming.message.method == OPEN_STREAM
@@ -100,6 +98,11 @@ class Watch:
             self.fault = error.reason
         self.size += len(passed)
         return bytes(passed)
+
+    def check(self) -> None:
+        """Raises UpstreamFailed where the server sent what must not pass."""
+        if self.fault is not None:
+            raise UpstreamFailed(self.fault)
 
     async def _admits(self, data: bytes) -> bool:
         """Whether an event passes. Raises UpstreamFailed for one that has no place in this stream."""
@@ -182,8 +185,7 @@ async def relay_stream(
             passed = await watch.take(chunk)
             if passed:
                 yield passed
-            if watch.fault is not None:
-                raise UpstreamFailed(watch.fault)
+            watch.check()
         if watch.final is None and not open_ended:
             failure = "it ended its answer without a response"
     except TimeoutError:

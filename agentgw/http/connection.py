@@ -32,6 +32,7 @@ class LimitedConnection(HttpToolsProtocol):
     max_header_bytes = 32 * 1024
     max_headers = 100
     header_deadline = 10.0
+    write_deadline = 30.0
 
     _head_bytes = 0
     _head_done = False
@@ -41,6 +42,9 @@ class LimitedConnection(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _active: RequestResponseCycle | None = None
     _idle_since: float | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _unsent = 0
+    _sent_some = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,6 +53,9 @@ class LimitedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
@@ -129,6 +136,8 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
+        if self._write_timer is not None or self.transport.get_write_buffer_size():
+            self._watch_writing()
         if not self.transport.is_closing():
             self.flow.resume_reading()
             if self.pipeline:
@@ -164,6 +173,33 @@ class LimitedConnection(HttpToolsProtocol):
             )
         else:
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self._sent_some = True
+        super().resume_writing()
+
+    def _watch_writing(self) -> None:
+        """See that what was written leaves: a client that never reads must not hold it for ever."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._sent_some = True
+        self._unsent = unsent
+        if self._write_timer is None and unsent:
+            self._sent_some = False
+            self._write_timer = self.loop.call_later(self.write_deadline, self._unread)
+
+    def _unread(self) -> None:
+        """Abort, as closing would wait for the client, where nothing has left since the last look."""
+        self._write_timer = None
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent >= self._unsent and not self._sent_some:
+            self.transport.abort()
+        else:
+            self._watch_writing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
@@ -211,7 +247,10 @@ class LimitedConnection(HttpToolsProtocol):
 
 
 def limited(
-    max_header_bytes: int, max_headers: int, header_deadline: float
+    max_header_bytes: int,
+    max_headers: int,
+    header_deadline: float,
+    write_deadline: float = LimitedConnection.write_deadline,
 ) -> type[LimitedConnection]:
     """A connection class with these limits."""
     return type(
@@ -221,6 +260,7 @@ def limited(
             "max_header_bytes": max_header_bytes,
             "max_headers": max_headers,
             "header_deadline": header_deadline,
+            "write_deadline": write_deadline,
         },
     )
 

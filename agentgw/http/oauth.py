@@ -135,16 +135,6 @@ class OAuthEndpoint:
         if request.method != "POST":
             refusal = OAuthError("invalid_request", "send a POST with a form", status=405)
             return _refuse(refusal, headers={"Allow": "POST"})
-        if self._free <= 0:
-            busy = OAuthError("temporarily_unavailable", "too many requests at once", status=429)
-            return _refuse(busy, headers={"Retry-After": "1"})
-        self._free -= 1
-        try:
-            return await self._answer(request)
-        finally:
-            self._free += 1
-
-    async def _answer(self, request: Request) -> Response:
         source = source_of(request.scope, self._trusted_proxies) or ""
         seen: _Seen | None = None
         try:
@@ -152,7 +142,7 @@ class OAuthEndpoint:
             client = await self._clients.authenticate(_authorization(request), form)
             user_agent = request.headers.get("user-agent", "")[:200] or None
             seen = _Seen(self._new_event_id(), source, user_agent)
-            return await self._decide(form, client, seen)
+            return await self._decide_in_turn(form, client, seen)
         except OAuthError as refusal:
             if seen is None:
                 self._refused(source)
@@ -160,6 +150,19 @@ class OAuthEndpoint:
         except Unavailable:
             # Its words are for the operator: they name files.
             return _refuse(_UNAVAILABLE, seen, headers={"Retry-After": "1"})
+
+    async def _decide_in_turn(
+        self, form: Mapping[str, str], client: AuthenticatedClient, seen: _Seen
+    ) -> Response:
+        """Hold one of the places in flight: only authenticated clients do, whose form is here."""
+        if self._free <= 0:
+            busy = OAuthError("temporarily_unavailable", "too many requests at once", status=429)
+            return _refuse(busy, headers={"Retry-After": "1"})
+        self._free -= 1
+        try:
+            return await self._decide(form, client, seen)
+        finally:
+            self._free += 1
 
     async def _decide(
         self, form: Mapping[str, str], client: AuthenticatedClient, seen: _Seen

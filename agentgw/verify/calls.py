@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
@@ -15,7 +16,13 @@ from typing import Any
 import httpx2
 import jwt
 
-from agentgw.verify.canonical import NotCanonical, params_digest, strict_json, tool_digest
+from agentgw.verify.canonical import (
+    NotCanonical,
+    is_deeper,
+    params_digest,
+    strict_json,
+    tool_digest,
+)
 from agentgw.verify.keys import JwksCache, KeysUnavailable
 from agentgw.verify.replay import MemoryReplay, ReplayStore
 
@@ -23,6 +30,9 @@ CALL_DETAILS = "urn:agentgw:mcp-call:1"
 LEEWAY = 5
 TOKEN_LIMIT = 16 * 1024
 MAX_DEPTH = 16
+MESSAGE_DEPTH = 64
+AT_ONCE = 256 * 1024
+"""Bodies up to this many bytes are read on the event loop, larger ones in a thread."""
 _KEY_HEADERS = ("crit", "b64", "zip", "jku", "jwk", "x5u", "x5c")
 _NAMED_BY = {
     "tools/call": "name",
@@ -44,7 +54,8 @@ request_window: ContextVar[Seen | None] = ContextVar("request_window", default=N
 class InvalidCall(Exception):
     """The request is not the one its token was made for, or the token is none of the gateway's.
 
-    `status` is 401, or 400 for bytes that are no single JSON-RPC message.
+    `status` is 401, or 400 for bytes that are no single JSON-RPC message (408 where they come too
+    late, 413 where they are too many).
     """
 
     def __init__(self, reason: str, status: int = 401) -> None:
@@ -81,7 +92,8 @@ class CallVerifier:
     """Checks per-call tokens of `issuer` (the gateway's public URL) for `audience` (this server's URI).
 
     `tools` maps tool names to definitions as this server lists them; with it, a call made for another
-    definition is refused. `replay` must be shared where several processes serve one audience.
+    definition is refused. `replay` must be shared where several processes serve one audience; with a
+    MemoryReplay, tokens issued before it began are refused, as it cannot know whether they were used.
     `jwks_uri` is `{issuer}/oauth/jwks.json` by default; `clock` gives Unix seconds.
     """
 
@@ -102,6 +114,9 @@ class CallVerifier:
         self._tools = None if tools is None else {name: tool_digest(tools[name]) for name in tools}
         self._keys = JwksCache(jwks_uri or f"{issuer}/oauth/jwks.json", client=client)
         self._clock = clock
+        self._since = -math.inf
+        if isinstance(self._replay, MemoryReplay):
+            self._since = self._replay.since - LEEWAY
 
     async def verify(self, token: str, message: Mapping[str, Any] | bytes) -> VerifiedCall:
         """Check `token` against the JSON-RPC `message` it came with. Raises InvalidCall.
@@ -109,30 +124,52 @@ class CallVerifier:
         A token passes once; only within one request served through the middleware a second look
         gives the same answer again.
         """
-        parsed = _parse_message(message)
-        method, identifier, params = _parts(parsed)
-        try:
-            expected = params_digest(self._audience, method, params)
-        except NotCanonical as error:
-            raise InvalidCall(f"the message has no canonical form: {error}", 400) from None
-        return await self._check(token, method, identifier, expected)
+        return await self.verify_message(token, await self.check_token(token), message)
 
     async def verify_opening(self, token: str, http_method: str) -> VerifiedCall:
         """Check the token of a GET or DELETE, which has no message. Raises InvalidCall."""
-        return await self._check(token, http_method, None, None)
+        claims = await self.check_token(token)
+        return await self._check(token, claims, http_method, None, None)
+
+    async def check_token(self, token: str) -> Mapping[str, Any]:
+        """The claims of a token the gateway signed for this server and for now. Raises InvalidCall.
+
+        Enough to read a body for, and no more: what the token was made for is still to be compared.
+        """
+        window = request_window.get()
+        if window is not None and token in window:
+            return window[token][1].claims
+        claims = await self._signed_claims(token)
+        self._check_registered_claims(claims)
+        return claims
+
+    async def verify_message(
+        self, token: str, claims: Mapping[str, Any], message: Mapping[str, Any] | bytes
+    ) -> VerifiedCall:
+        """Check `message` against the `claims` that `check_token` gave for `token`. Raises InvalidCall."""
+        if isinstance(message, bytes) and len(message) > AT_ONCE:
+            about = await asyncio.to_thread(_about, self._audience, message)
+        else:
+            about = _about(self._audience, message)
+        return await self._check(token, claims, *about)
 
     async def close(self) -> None:
         """Let go of the HTTP client, if this verifier made one."""
         await self._keys.close()
 
     async def _check(
-        self, token: str, method: str, identifier: str | None, digest: str | None
+        self,
+        token: str,
+        claims: Mapping[str, Any],
+        method: str,
+        identifier: str | None,
+        digest: str | None,
     ) -> VerifiedCall:
         about = f"{method} {digest}"
         window = request_window.get()
         if window is not None and token in window and window[token][0] == about:
             return window[token][1]
-        claims = await self._signed_claims(token)
+        # Again: the body may have taken so long that the replay store has forgotten this token.
         self._check_registered_claims(claims)
         details = self._check_details(claims, method, identifier)
         if details.get("params_digest") != digest:
@@ -180,6 +217,8 @@ class CallVerifier:
             raise InvalidCall("the token has expired")
         if max(claims["iat"], claims["nbf"]) > now + LEEWAY:
             raise InvalidCall("the token is not valid yet")
+        if claims["iat"] < self._since:
+            raise InvalidCall("the token is older than this server's memory of used ones")
         for name in ("sub", "jti", "txn"):
             if not isinstance(claims.get(name), str) or not claims[name]:
                 raise InvalidCall(f"{name} is missing")
@@ -253,6 +292,15 @@ def _take_apart(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return header, claims
 
 
+def _about(audience: str, message: Mapping[str, Any] | bytes) -> tuple[str, str | None, str]:
+    """(method, identifier, digest) of a message; its cost grows with the message."""
+    method, identifier, params = _parts(_parse_message(message))
+    try:
+        return method, identifier, params_digest(audience, method, params)
+    except NotCanonical as error:
+        raise InvalidCall(f"the message has no canonical form: {error}", 400) from None
+
+
 def _parse_message(message: Mapping[str, Any] | bytes) -> Mapping[str, Any]:
     if not isinstance(message, bytes):
         return message
@@ -262,6 +310,8 @@ def _parse_message(message: Mapping[str, Any] | bytes) -> Mapping[str, Any]:
         raise InvalidCall(f"the body is no JSON-RPC message: {error}", 400) from None
     if not isinstance(parsed, dict):
         raise InvalidCall("the body is no single JSON-RPC message", 400)
+    if is_deeper(parsed, MESSAGE_DEPTH):
+        raise InvalidCall(f"the body is nested deeper than {MESSAGE_DEPTH} levels", 400)
     return parsed
 
 
@@ -271,6 +321,8 @@ def _parts(message: Mapping[str, Any]) -> tuple[str, str | None, Any]:
     if not isinstance(method, str):
         members = {name: message[name] for name in ("id", "result", "error") if name in message}
         return "response", None, members
+    if method == "tools/call" and message.get("id") is None:
+        raise InvalidCall("a tools/call without id is a notification, and no token is made for one")
     params = message.get("params")
     if not isinstance(params, dict):
         return method, None, params

@@ -49,6 +49,14 @@ def strict_json(data: bytes | str) -> Any:
         raise NotCanonical("these bytes are no JSON in UTF-8") from None
 
 
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether arrays and objects stand within one another on more than `levels` levels."""
+    if not isinstance(value, (dict, list)):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(is_deeper(item, levels - 1) for item in items)
+
+
 def _digest(value: Any) -> str:
     hashed = hashlib.sha256(canonical_json(value)).digest()
     return "sha-256:" + base64.urlsafe_b64encode(hashed).rstrip(b"=").decode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -15,19 +16,29 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_LIMIT = 4 * 1024 * 1024
+BODY_DEADLINE = 30.0
 
 
 class CallTokenMiddleware:
     """Wraps the MCP endpoint of a tool server.
 
-    The VerifiedCall stands in `scope["agentgw.call"]`. `body_limit` is in bytes. GET and DELETE need a
-    token made for opening; websockets are refused.
+    The VerifiedCall stands in `scope["agentgw.call"]`. `body_limit` is in bytes,
+    `body_deadline` in seconds; no body is read before its token's signature holds. GET and DELETE
+    need a token made for opening; websockets are refused.
     """
 
-    def __init__(self, app: App, verifier: CallVerifier, *, body_limit: int = BODY_LIMIT) -> None:
+    def __init__(
+        self,
+        app: App,
+        verifier: CallVerifier,
+        *,
+        body_limit: int = BODY_LIMIT,
+        body_deadline: float = BODY_DEADLINE,
+    ) -> None:
         self._app = app
         self._verifier = verifier
         self._body_limit = body_limit
+        self._body_deadline = body_deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -54,14 +65,22 @@ class CallTokenMiddleware:
                 return
             body = b""
             if scope["method"] == "POST":
-                body = await self._read(receive)
-                call = await self._verifier.verify(token, body)
+                claims = await self._verifier.check_token(token)
+                body = await self._read_in_time(receive)
+                call = await self._verifier.verify_message(token, claims, body)
             else:
                 call = await self._verifier.verify_opening(token, scope["method"])
         except InvalidCall as error:
             await _refuse(send, error)
             return
         await self._app(_with_call(scope, call), _again(body, receive), send)
+
+    async def _read_in_time(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_deadline):
+                return await self._read(receive)
+        except TimeoutError:
+            raise InvalidCall("the body did not arrive in time", 408) from None
 
     async def _read(self, receive: Receive) -> bytes:
         body = bytearray()

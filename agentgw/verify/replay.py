@@ -19,10 +19,15 @@ class ReplayStore(Protocol):
 
 
 class MemoryReplay:
-    """A ReplayStore for one process. `clock` gives Unix seconds; `size` bounds what is kept."""
+    """A ReplayStore for one process. `clock` gives Unix seconds; `size` bounds what is kept.
+
+    It forgets on restart: whoever uses it must refuse tokens issued before `since`, as CallVerifier
+    does. A token used within the clock leeway before a restart may pass once more.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, size: int = 1_000_000) -> None:
         self._clock = clock
+        self.since = clock()
         self._size = size
         self._seen: set[str] = set()
         self._by_exp: list[tuple[int, str]] = []

@@ -20,13 +20,13 @@ MINE = "the agent's own id"
 
 CONTENT = {"resultType": "complete", "content": [{"type": "text", "text": "forged"}]}
 FINAL: Document = {"jsonrpc": "2.0", "id": MINE, "result": {**CONTENT, "content": []}}
-ASKING = {"jsonrpc": "2.0", "id": "s", "method": "sampling/createMessage", "params": {}}
-PROGRESS = {
+ASKING: Document = {"jsonrpc": "2.0", "id": "s", "method": "sampling/createMessage", "params": {}}
+PROGRESS: Document = {
     "jsonrpc": "2.0",
     "method": "notifications/progress",
     "params": {"progressToken": 1, "progress": 1, "message": "fine"},
 }
-FORGED = {
+FORGED: dict[str, Document] = {
     "a foreign id": {"jsonrpc": "2.0", "id": 4711, "result": CONTENT},
     "no id": {"jsonrpc": "2.0", "result": CONTENT, "note": "forged"},
     "neither": {"jsonrpc": "2.0", "id": MINE, "note": "forged"},
@@ -38,11 +38,12 @@ FIRST_REAL_ID = 300
 
 
 class Forging:
-    """A tool server of both eras; a call is answered with `says`, a GET with `replays`, byte for byte."""
+    """A tool server of both eras: `says` answers a call, `replays` a GET, `step` bytes at a time."""
 
     def __init__(self) -> None:
         self.says: list[bytes] = []
         self.replays: list[bytes] = []
+        self.step: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET":
@@ -78,7 +79,10 @@ class Forging:
         own = json.dumps(request_id).encode()
         for part in parts:
             body = part.replace(json.dumps(MINE).encode(), own)
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            step = self.step or len(body)
+            for start in range(0, len(body), step):
+                piece = body[start : start + step]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -114,6 +118,7 @@ def gw(
 
 @pytest.fixture
 def forging(server: tuple[Forging, str]) -> Forging:
+    server[0].step = None
     return server[0]
 
 
@@ -211,7 +216,7 @@ def test_a_whole_event_passes_as_it_was_written_however_it_came(
     first, last = event({**PROGRESS, "ünknown": 2**70}), event(FINAL)
     primer = b"id: 1\nretry: 5\ndata: \n\n: ping\n"
     stream = primer + first + last
-    forging.says = [stream[n : n + 5] for n in range(0, len(stream), 5)]
+    forging.says, forging.step = [stream], 5
     agent.open()
     name = "x__say" if agent.url.endswith("/mcp") else "say"
     message = agent.message("tools/call", {"name": name, "arguments": {}})

@@ -346,6 +346,8 @@ def test_both_verifiers_say_the_same_of_every_mutant(
     result = both(root, held=held)
     if mutate in (_edit, _swap_key):
         assert not result["ok"]
+    elif mutate is _into_root:
+        assert result["ok"] == ((root / "manifest").exists() and log.exists())
     elif mutate is _truncate and changed.isdisjoint(FILES[:2]):
         # Leaves are read only as far as they go, and an empty checkpoint is none: both can be remade.
         emptied = changed == {"checkpoint"} and not (log / "checkpoint").read_bytes()

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 
 from agentgw.core.exchange_request import ACCESS_TOKEN, GRANT_TYPE
 from agentgw.errors import InvalidToken
@@ -365,6 +368,40 @@ async def test_too_many_at_once_are_told_to_wait(tmp_path: Path) -> None:
         service.endpoint._free = 1
         for _ in range(3):
             assert (await service.exchange(service.idp_token(), MCP)).status_code == 200
+
+
+async def test_unfinished_bodies_and_strangers_hold_no_place(tmp_path: Path) -> None:
+    service = StsUnderTest(tmp_path)
+    service.endpoint._free = 1
+    async with service.client:
+        started = asyncio.Event()
+
+        async def unfinished() -> AsyncIterator[bytes]:
+            yield b"grant_type="
+            started.set()
+            await asyncio.Event().wait()
+
+        async def never() -> Any:
+            return await service.endpoint.token(Request(scope, receive))
+
+        chunks = unfinished()
+        scope = {
+            "type": "http", "method": "POST", "path": "/oauth/token", "query_string": b"",
+            "client": ("192.0.2.1", 1),
+            "headers": [(b"content-type", FORM_TYPE["Content-Type"].encode())],
+        }  # fmt: skip
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+
+        waiting = asyncio.create_task(never())
+        try:
+            await started.wait()
+            assert (await service.post({}, agent=None)).status_code == 401
+            assert (await service.exchange(service.idp_token(), MCP)).status_code == 200
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
 
 def test_the_routes_can_be_mounted(tmp_path: Path) -> None:

@@ -42,7 +42,11 @@ async def flooded(steps: int, size: int, read_on: bool) -> list[dict[str, Any]]:
     """What an agent gets that waits for the server to have said everything, unless it may `read_on`."""
     server = StdioServer(sys.executable, ("-c", FLOODING), name="flood")
     link = ProcessLink("flood", server, client={"name": "t", "version": "1"}, timeout=10)
-    params = {"name": "x", "arguments": {"steps": steps, "size": size}, "_meta": {"progressToken": "t"}}
+    params = {
+        "name": "x",
+        "arguments": {"steps": steps, "size": size},
+        "_meta": {"progressToken": "t"},
+    }
     document = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
     message = Message("request", 7, "tools/call", params, document)
     deadline = asyncio.get_running_loop().time() + 20

@@ -91,6 +91,47 @@ async def test_refuses_another_message(gateway: FakeGateway, message: dict[str, 
     assert "made for" in await refusal(gateway, gateway.token(), message)
 
 
+@pytest.mark.parametrize("message", [{}, {"id": None}])
+async def test_refuses_a_tool_call_that_is_no_request(
+    gateway: FakeGateway, message: dict[str, Any]
+) -> None:
+    bare = {name: MESSAGE[name] for name in ("jsonrpc", "method", "params")}
+    assert "without id" in await refusal(gateway, gateway.token(), bare | message)
+
+
+async def test_refuses_a_body_nested_deeper_than_64_levels(gateway: FakeGateway) -> None:
+    for levels, refused in ((63, False), (64, True)):
+        nested: Any = "x"
+        for _ in range(levels - 1):
+            nested = [nested]
+        message = MESSAGE | {"params": {"name": "close_ticket", "arguments": nested}}
+        body = json.dumps(message).encode()
+        if refused:
+            assert "deeper than 64" in await refusal(gateway, gateway.token(message), body)
+        else:
+            await gateway.verifier().verify(gateway.token(message), body)
+
+
+async def test_a_restarted_memory_refuses_what_it_cannot_remember(gateway: FakeGateway) -> None:
+    token, fresh = gateway.token(), gateway.token()
+    gateway.clock.now += 6
+    assert "older than" in await refusal(gateway, token)
+    gateway.clock.now -= 1
+    await gateway.verifier().verify(fresh, MESSAGE)
+
+
+async def test_a_store_that_remembers_takes_tokens_from_before_its_start(
+    gateway: FakeGateway,
+) -> None:
+    class Remembering:
+        async def once(self, jti: str, exp: int) -> bool:
+            return True
+
+    token = gateway.token()
+    gateway.clock.now += 30
+    await gateway.verifier(replay=Remembering()).verify(token, MESSAGE)
+
+
 async def test_meta_and_id_may_change_on_the_way(gateway: FakeGateway) -> None:
     params = {name: item for name, item in MESSAGE["params"].items() if name != "_meta"}
     await gateway.verifier().verify(gateway.token(), MESSAGE | {"id": "x", "params": params})
@@ -169,9 +210,10 @@ async def test_refuses_two_details(gateway: FakeGateway) -> None:
 
 
 async def test_forgives_five_seconds_of_clock(gateway: FakeGateway) -> None:
+    verifier = gateway.verifier()
     for shift in (-5, 64):
         gateway.clock.now = NOW + shift
-        await gateway.verifier().verify(gateway.token(), MESSAGE)
+        await verifier.verify(gateway.token(), MESSAGE)
     for shift in (-6, 65):
         gateway.clock.now = NOW + shift
         assert await refusal(gateway, gateway.token())

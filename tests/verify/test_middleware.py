@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,22 @@ import pytest
 
 from agentgw.verify import CallTokenMiddleware, CallVerifier, InvalidCall, VerifiedCall
 from agentgw.verify.calls import request_window
-from tests.verify.gateway import MESSAGE, FakeGateway
+from tests.verify.gateway import MESSAGE, NOW, FakeGateway
 
 pytestmark = pytest.mark.anyio
 BODY = json.dumps(MESSAGE).encode()
+
+
+class Counting(ThreadPoolExecutor):
+    """An executor that notes what it is given."""
+
+    def __init__(self, given: list[Any]) -> None:
+        super().__init__(1)
+        self.given = given
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.given.append(fn)
+        return super().submit(fn, *args, **kwargs)
 
 
 class ToolServer:
@@ -164,6 +178,66 @@ async def test_nothing_of_a_request_outlives_it(house: House) -> None:
     house.app._app = keeping
     await house.post(house.gateway.token())
     assert kept == [{}] and request_window.get() is None
+
+
+class Unread:
+    """A body that must not be asked for."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    async def receive(self) -> Any:
+        raise AssertionError("the body was asked for")
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+def posted(token: str) -> dict[str, Any]:
+    headers = [(b"authorization", f"Bearer {token}".encode())]
+    return {"type": "http", "method": "POST", "headers": headers}
+
+
+@pytest.mark.parametrize("flaw", ["shape", "signature", "exp", "aud"])
+async def test_no_body_is_read_before_the_token_holds(house: House, flaw: str) -> None:
+    claims = house.gateway.claims()
+    changes: dict[str, dict[str, Any]] = {
+        "exp": {"exp": NOW - 5}, "aud": {"aud": "https://other.example.com"},
+    }  # fmt: skip
+    token = "x" if flaw == "shape" else house.gateway.sign(claims | changes.get(flaw, {}))
+    if flaw == "signature":
+        token = token[:-86] + "A" * 86
+    unread = Unread()
+    await house.app(posted(token), unread.receive, unread.send)
+    assert unread.sent[0]["status"] == 401
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(house: House) -> None:
+    unread = Unread()
+    app = CallTokenMiddleware(house.server, house.verifier, body_deadline=0.01)
+    await app(posted(house.gateway.token()), asyncio.Event().wait, unread.send)
+    assert unread.sent[0]["status"] == 408 and house.server.calls == []
+
+
+async def test_a_token_that_expires_while_its_body_arrives_is_refused(house: House) -> None:
+    unread = Unread()
+
+    async def late() -> Any:
+        house.gateway.clock.now += 120
+        return {"type": "http.request", "body": BODY}
+
+    await house.app(posted(house.gateway.token()), late, unread.send)
+    assert unread.sent[0]["status"] == 401 and house.server.calls == []
+
+
+async def test_a_large_body_leaves_the_event_loop_free(house: House) -> None:
+    message = MESSAGE | {"params": MESSAGE["params"] | {"arguments": {"a": [[]] * 300_000}}}
+    loop, threads = asyncio.get_running_loop(), []
+    loop.set_default_executor(Counting(threads))
+    call = await house.verifier.verify(house.gateway.token(message), json.dumps(message).encode())
+    assert call.tool == "close_ticket" and len(threads) == 1
+    await house.verifier.verify(house.gateway.token(), BODY)
+    assert len(threads) == 1
 
 
 async def test_websockets_are_refused_and_lifespan_passes(house: House) -> None:
