@@ -138,6 +138,8 @@ def _verify_all(
             raise _Bad("manifest", 0, f"the log {name} is not listed")
         for name in sorted(set(listed) - present):
             raise _Bad("manifest", 0, f"the log {name} is listed but missing")
+    if alone:
+        tally.notes.append(f"{checks[0].name}: checked alone, as no manifest lists the others")
     for name in kept:
         if name not in present:
             raise _Bad(name, 0, "a checkpoint is held but the log is missing")

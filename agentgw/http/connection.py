@@ -7,6 +7,8 @@ that, and everything works without it under any ASGI server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -16,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 MAX_TARGET = 8192
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class Pipeline(list[Any]):
@@ -49,6 +52,13 @@ class LimitedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.pipeline = Pipeline()  # type: ignore[assignment]
+        if self.scheme == "https" and _USER_TIMEOUT is not None:
+            # What TLS has encrypted waits below this transport, where only the kernel sees it.
+            milliseconds = int(self.write_deadline * 1000)
+            with contextlib.suppress(OSError):
+                transport.get_extra_info("socket").setsockopt(
+                    socket.IPPROTO_TCP, _USER_TIMEOUT, milliseconds
+                )
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:

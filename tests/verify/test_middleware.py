@@ -215,7 +215,11 @@ async def test_no_body_is_read_before_the_token_holds(house: House, flaw: str) -
 async def test_a_body_that_does_not_arrive_is_given_up(house: House) -> None:
     unread = Unread()
     app = CallTokenMiddleware(house.server, house.verifier, body_deadline=0.01)
-    await app(posted(house.gateway.token()), asyncio.Event().wait, unread.send)
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    await app(posted(house.gateway.token()), never, unread.send)
     assert unread.sent[0]["status"] == 408 and house.server.calls == []
 
 
@@ -232,8 +236,8 @@ async def test_a_token_that_expires_while_its_body_arrives_is_refused(house: Hou
 
 async def test_a_large_body_leaves_the_event_loop_free(house: House) -> None:
     message = MESSAGE | {"params": MESSAGE["params"] | {"arguments": {"a": [[]] * 300_000}}}
-    loop, threads = asyncio.get_running_loop(), []
-    loop.set_default_executor(Counting(threads))
+    threads: list[Any] = []
+    asyncio.get_running_loop().set_default_executor(Counting(threads))
     call = await house.verifier.verify(house.gateway.token(message), json.dumps(message).encode())
     assert call.tool == "close_ticket" and len(threads) == 1
     await house.verifier.verify(house.gateway.token(), BODY)
