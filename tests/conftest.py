@@ -7,6 +7,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import Pool
 
 from tests.door import Door
 from tests.door import door as open_door
@@ -16,6 +19,21 @@ from tests.door import door as open_door
 def anyio_backend() -> str:
     """The gateway runs on asyncio only, and so do its tests."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _databases_are_closed() -> Iterator[None]:
+    """Close what a test's database pools leave open: from 3.13 on Python warns of it."""
+    opened: list[DBAPIConnection] = []
+
+    def keep(connection: DBAPIConnection, _: object) -> None:
+        opened.append(connection)
+
+    event.listen(Pool, "connect", keep)
+    yield
+    event.remove(Pool, "connect", keep)
+    for connection in opened:
+        connection.close()
 
 
 def _needs_node_22() -> str | None:
