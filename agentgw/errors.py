@@ -25,6 +25,22 @@ class InvalidToken(CallerError):
         self.reason = reason
 
 
+class UnverifiableToken(InvalidToken):
+    """A credential that may be genuine: the keys that would tell cannot be had now."""
+
+
+class InvalidProof(InvalidToken):
+    """A token that did not come with the DPoP proof it needs (RFC 9449 section 7.1).
+
+    `error` is the code to answer: `invalid_dpop_proof`, `use_dpop_nonce`, or `invalid_token` where the
+    proof is sound but the token is bound otherwise.
+    """
+
+    def __init__(self, reason: str, error: str = "invalid_dpop_proof") -> None:
+        super().__init__(reason)
+        self.error = error
+
+
 class MalformedMessage(CallerError):
     """Bytes that are no acceptable JSON-RPC message, with the HTTP status and JSON-RPC code to answer.
 
@@ -42,7 +58,12 @@ class MalformedMessage(CallerError):
 
 
 class OAuthError(CallerError):
-    """A refusal of the OAuth endpoints: `error` is the RFC's code, `status` the HTTP status."""
+    """A refusal of the OAuth endpoints: `error` is the RFC's code, `status` the HTTP status.
+
+    `claimed` is the client that a request without proof said it came from: the word of a stranger.
+    """
+
+    claimed: str | None = None
 
     def __init__(self, error: str, description: str, status: int = 400) -> None:
         super().__init__(description)
@@ -59,8 +80,45 @@ class UpstreamFailed(AgentgwError):
         self.reason = reason
 
 
+class CredentialRefused(UpstreamFailed):
+    """A tool server did not take the credential it was sent: its HTTP `status`, and its `challenge`
+    (WWW-Authenticate), where there was one."""
+
+    def __init__(self, reason: str, status: int, challenge: str | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.challenge = challenge
+
+
+class ConnectRequired(UpstreamFailed):
+    """Nobody connected the account that a tool server wants; `scopes` are those to ask for.
+
+    `link` lets the user whose account it would be connect it; None where there is no such user.
+    """
+
+    def __init__(self, reason: str, scopes: frozenset[str], link: str | None = None) -> None:
+        super().__init__(reason)
+        self.scopes = scopes
+        self.link = link
+
+
+class AnswerRefused(UpstreamFailed):
+    """An authorization server answered with another credential than was asked for.
+
+    `difference` says which member differs, what was expected of it and what it was; for the record.
+    """
+
+    def __init__(self, reason: str, difference: dict[str, object]) -> None:
+        super().__init__(reason)
+        self.difference = difference
+
+
 class Unavailable(AgentgwError):
     """We cannot do our duty (log or store cannot be written): nothing is done, 503 is answered."""
+
+
+class Unreadable(Unavailable):
+    """Something sealed does not open: it was altered or moved, or the key it was sealed under is gone."""
 
 
 class ConfigError(AgentgwError):

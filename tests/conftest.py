@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import Pool
 
+from tests.chromium import chromium as chromium
 from tests.door import Door
 from tests.door import door as open_door
+
+# How fast a machine is says nothing about a rule.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Several processes for the whole suite, whose tests mostly wait; one for a lane or for named files."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return max(3, os.cpu_count() or 1) if whole and not config.option.markexpr else 0
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +38,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _databases_are_closed() -> Iterator[None]:
-    """Close what a test's database pools leave open: from 3.13 on Python warns of it."""
+    """Close what a module's database pools leave open: from 3.13 on Python warns of it."""
     opened: list[DBAPIConnection] = []
 
     def keep(connection: DBAPIConnection, _: object) -> None:
@@ -49,6 +66,21 @@ def _needs_node_22() -> str | None:
     )
 
 
+def _needs_keycloak() -> str | None:
+    folder = os.environ.get("KEYCLOAK_HOME")
+    if not folder:
+        return "KEYCLOAK_HOME does not name the folder of an unpacked Keycloak"
+    if not Path(folder, "bin", "kc.sh").is_file():
+        return f"KEYCLOAK_HOME names {folder}, which holds no bin/kc.sh"
+    return None
+
+
+def _needs_softhsm() -> str | None:
+    if shutil.which("softhsm2-util") is None:
+        return "softhsm2-util is not installed"
+    return None if find_spec("pkcs11") else "python-pkcs11 is not installed: pip install '.[hsm]'"
+
+
 def _needs(command: str) -> Callable[[], str | None]:
     return lambda: None if shutil.which(command) else f"{command} is not installed"
 
@@ -57,10 +89,10 @@ LANES: dict[str, Callable[[], str | None]] = {
     "node": _needs_node_22,
     "conformance": _needs_node_22,
     "oidc_provider": _needs_node_22,
-    "keycloak": _needs("java"),
+    "keycloak": _needs_keycloak,
     "postgres": _needs("postgres"),
     "valkey": _needs("valkey-server"),
-    "hsm": _needs("softhsm2-util"),
+    "hsm": _needs_softhsm,
     "browser": _needs("chromium"),
     "slow": lambda: None,
     "soak": lambda: None,

@@ -169,7 +169,7 @@ class Door:
                 "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
                 "resource": resource,
             },
-            auth=(agent, f"{agent}-secret"),
+            auth=(agent, f"{agent}-secret-for-tests"),
             trust_env=False,
         )
         assert answer.status_code == 200, answer.text
@@ -207,7 +207,7 @@ class Door:
             "answers": b"\n".join(self.said),
             "log": b"".join(file.read_bytes() for file in log),
         }
-        fixed = [b"planner-secret", b"coder-secret", b"PRIVATE KEY"]
+        fixed = [b"planner-secret-for-tests", b"coder-secret-for-tests", b"PRIVATE KEY"]
         parts = {part.encode() for secret in self.secrets() for part in secret.split(".")[1:]}
         found = []
         for place, text in texts.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import ssl
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx2
 import jwt
@@ -35,10 +38,12 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def free_port() -> int:
-    """A port of loopback nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that stays ours over a restart: none that the kernel gives to others by itself."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Issuer:
@@ -50,9 +55,12 @@ class Issuer:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.fetches = 0
         self.issued: list[str] = []
+        self.known: dict[str, dict[str, Any]] = {}
+        self.asked: list[str] = []
         routes = [
             Route("/.well-known/openid-configuration", self._discovery),
             Route("/jwks", self._jwks),
+            Route("/introspect", self._introspect, methods=["POST"]),
         ]
         config = uvicorn.Config(
             Starlette(routes=routes), port=self.port, log_config=None, lifespan="off"
@@ -78,6 +86,7 @@ class Issuer:
                 "jwks_uri": f"{self.url}/jwks",
                 "authorization_endpoint": f"{self.url}/authorize",
                 "token_endpoint": f"{self.url}/token",
+                "introspection_endpoint": f"{self.url}/introspect",
                 "response_types_supported": ["code"],
                 "code_challenge_methods_supported": ["S256"],
             }
@@ -88,18 +97,37 @@ class Issuer:
         member = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
         return JSONResponse({"keys": [{**member, "kid": "k1", "alg": "ES256", "use": "sig"}]})
 
+    async def _introspect(self, request: Request) -> JSONResponse:
+        """What it says of a token (RFC 7662), to the client gateway only."""
+        expected = base64.b64encode(b"gateway:gateway-secret").decode()
+        if request.headers.get("authorization") != f"Basic {expected}":
+            return JSONResponse({"error": "invalid_client"}, 401)
+        token = parse_qs((await request.body()).decode())["token"][0]
+        self.asked.append(token)
+        said = self.known.get(token)
+        return JSONResponse({"active": said is not None, **(said or {})})
+
+    def opaque(self, audience: str, **claims: Any) -> str:
+        """A token that only `/introspect` can tell about, with claims as those of `token`."""
+        self.issued.append(f"opaque-{time.monotonic_ns()}~{len(self.issued)}")
+        said = {**self._claims(audience), "token_type": "Bearer", **claims}
+        self.known[self.issued[-1]] = {k: v for k, v in said.items() if v is not None}
+        return self.issued[-1]
+
     def token(self, audience: str, **claims: Any) -> str:
         """An access token of alice through planner for `audience`; `claims` add, replace, or (None) drop."""
+        payload = {k: v for k, v in {**self._claims(audience), **claims}.items() if v is not None}
+        headers = {"kid": "k1", "typ": "at+jwt"}
+        self.issued.append(jwt.encode(payload, self.key, "ES256", headers=headers))
+        return self.issued[-1]
+
+    def _claims(self, audience: str) -> dict[str, Any]:
         now = int(time.time())
-        base = {
+        return {
             "iss": self.url, "sub": "alice", "aud": audience, "azp": "planner",
             "scope": "tickets.read tickets.write", "groups": ["support"],
             "iat": now, "exp": now + 900, "jti": f"idp-{time.monotonic_ns()}",
         }  # fmt: skip
-        payload = {k: v for k, v in {**base, **claims}.items() if v is not None}
-        headers = {"kid": "k1", "typ": "at+jwt"}
-        self.issued.append(jwt.encode(payload, self.key, "ES256", headers=headers))
-        return self.issued[-1]
 
 
 def wait_for(condition: Any, what: str, seconds: float = START_SECONDS) -> None:
@@ -129,9 +157,9 @@ def base_config(issuer: Issuer, url: str, folder: Path) -> dict[str, Any]:
             "planner": {
                 "clients": [{"issuer": "laptop", "client_id": "planner", "confidential": True}],
                 "may_hand_to": ["coder"],
-                "auth": {"secret": "planner-secret"},
+                "auth": {"secret": "planner-secret-for-tests"},
             },
-            "coder": {"auth": {"secret": "coder-secret"}},
+            "coder": {"auth": {"secret": "coder-secret-for-tests"}},
         },
         "servers": {},
         "grants": [],
@@ -250,9 +278,10 @@ class Gateway:
         return self.process.wait(60)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records of all its logs."""
+        """All records of all its logs; a line that is being written is none yet."""
         files = sorted((self.state / "log").glob("*/*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+        lines = [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     def token(self, **claims: Any) -> str:
         """A token of its issuer for its /mcp."""

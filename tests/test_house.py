@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "agentgw"
 ADAPTER_ROOMS = {"identity", "sts", "authz", "policy", "audit", "upstream", "registry"}
 FLOORS: list[set[str]] = [
-    {"errors"},
+    {"errors", "launch"},
     {"core"},
     {"mcp"},
     ADAPTER_ROOMS,
@@ -286,13 +286,28 @@ def test_every_folder_of_tests_is_a_package() -> None:
     assert not offenders, told(offenders)
 
 
-def test_decisions_have_numbers_of_their_own() -> None:
-    numbers: dict[str, list[str]] = {}
-    for path in sorted((ROOT / "docs" / "adr").glob("*.md")):
-        assert re.match(r"\d{4}-[a-z0-9-]+\.md$", path.name), path.name
-        numbers.setdefault(path.name[:4], []).append(path.name)
-    assert numbers, "no decisions found"
-    assert not [names for names in numbers.values() if len(names) > 1]
+def test_decisions_are_numbered_without_gaps_and_listed() -> None:
+    folder = ROOT / "docs" / "adr"
+    files = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    names = [path.name for path in files]
+    assert all(re.match(r"\d{4}-[a-z0-9-]+\.md$", name) for name in names), names
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+    titles = [re.match(r"# (\d+)\. (.+)\n", path.read_text("utf-8")) for path in files]
+    lines = [f"{t[1]}. [{t[2]}]({n})" for t, n in zip(titles, names, strict=True) if t]
+    listed = (folder / "README.md").read_text("utf-8").splitlines()
+    assert [line for line in listed if line[:1].isdigit()] == lines
+
+
+def test_decisions_that_are_named_exist() -> None:
+    count = len(list((ROOT / "docs" / "adr").glob("0*.md")))
+    documents = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    offenders = [
+        at(path, 1, f"ADR {number}")
+        for path in [*sources("agentgw", "tools"), *documents]
+        for number in re.findall(r"\bADR (\d+)", path.read_text("utf-8"))
+        if not 1 <= int(number) <= count
+    ]
+    assert not offenders, told(offenders)
 
 
 def test_nothing_names_a_path_of_one_machine() -> None:

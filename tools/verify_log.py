@@ -164,8 +164,10 @@ def main(argv=None):
         check(args.directory.resolve(), args.key, held)
     finally:
         print(json.dumps(RESULT))
-        print("" if args.key else "no key was given: signatures are unchecked", file=sys.stderr)
-        print("" if args.checkpoint else "truncation cannot be excluded", file=sys.stderr)
+        if not args.key:
+            print("no key was given: signatures are unchecked", file=sys.stderr)
+        if not args.checkpoint:
+            print("truncation cannot be excluded", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,28 +5,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
 import time
-from collections.abc import Awaitable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 
-import httpx2
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.applications import Starlette
 
 from agentgw.app import convert
+from agentgw.app.authorization_server import Parts
+from agentgw.app.client_auth import ClientCredentials, authenticator, presence
+from agentgw.app.connected_accounts import ConnectedAccounts
+from agentgw.app.control import Control
+from agentgw.app.external_sts import ExternalCredentials
+from agentgw.app.introspectors import introspectors
+from agentgw.app.issuer_keys import IssuerKeys
+from agentgw.app.key_watch import watch_keys
+from agentgw.app.login_clients import LoginClients
+from agentgw.app.outbound import HttpClients
+from agentgw.app.own_keys import adapt_keyring
+from agentgw.app.own_tokens import OwnTokens
+from agentgw.app.possession import possession_by
 from agentgw.app.random_pool import RandomPool
 from agentgw.app.restart import keep_until_restart
+from agentgw.app.revocation_watch import RevocationWatch
+from agentgw.app.tables import Tables
+from agentgw.app.trust_bundles import TrustBundles
 from agentgw.app.turnstile import Turnstile
 from agentgw.app.upstreams import Upstreams
-from agentgw.audit.keys import note_signer
 from agentgw.audit.log import FileLog
 from agentgw.config.model import Config
 from agentgw.core import refusal
+from agentgw.core.call_token import CALL_DETAILS
 from agentgw.core.principal import Caller, Issued
 from agentgw.core.refusal import Refusal
-from agentgw.errors import Unavailable
+from agentgw.core.revocation import Revoked
 from agentgw.gateway.asked import speakers
 from agentgw.gateway.call import Gateway
 from agentgw.gateway.incoming import Server
@@ -34,19 +45,12 @@ from agentgw.gateway.journal import Journal
 from agentgw.gateway.streams import OpenStreams
 from agentgw.gateway.surroundings import Surroundings
 from agentgw.http.downstream import Door, Downstream
-from agentgw.http.oauth import OAuthEndpoint
+from agentgw.http.one_request import OneRequest
 from agentgw.http.sessions import SessionSeal
 from agentgw.http.site import Sign, Site
-from agentgw.identity import jose
-from agentgw.identity.oidc import OidcKeys
 from agentgw.identity.verifier import TokenVerifier
-from agentgw.registry.assertions import UsedAssertions
-from agentgw.registry.ledger import Ledger
 from agentgw.registry.people import People
-from agentgw.registry.pins import ToolPins
-from agentgw.registry.schema import open_database
-from agentgw.sts.clients import ClientAuthenticator
-from agentgw.sts.keys import KeyRing
+from agentgw.sts.keys import KeyRing, TokenKey
 from agentgw.sts.mint import Minter
 
 HOUSEKEEPING_SECONDS = 10.0
@@ -57,24 +61,6 @@ PEOPLE_SECONDS = 30.0
 _log = logging.getLogger("agentgw")
 
 
-class OwnTokens:
-    """What the identity room may know of the tokens we issued."""
-
-    def __init__(self, issuer: str, keyring: KeyRing, ledger: Ledger) -> None:
-        self.issuer = issuer
-        self._keyring = keyring
-        self._ledger = ledger
-
-    def key(self, kid: str) -> object | None:
-        """The public key we sign, or lately signed, with under `kid`."""
-        key = self._keyring.key(kid)
-        return None if key is None else key.public
-
-    def issued(self, jti: str) -> Issued | None:
-        """The ledger's entry of a token for our own endpoints."""
-        return self._ledger.find(jti)
-
-
 class App:
     """A running gateway. `site` is the ASGI application. Make one with `build`."""
 
@@ -82,27 +68,46 @@ class App:
         self.config = config
         self.audit = audit
         self.keyring = keyring
-        self._engine = engine
         self._clock = time.time
         self._random = RandomPool()
-        self._ledger = Ledger(engine)
-        self._used = UsedAssertions(engine)
-        self._http = httpx2.AsyncClient(follow_redirects=False, timeout=5.0, trust_env=False)
-        self._keys: dict[tuple[str, str | None], OidcKeys] = {}
+        self._tables = Tables(engine, config.state_dir)
+        self.revoked = Revoked(config.public_url)
+        self._http = HttpClients(lambda: self.config)
+        self._login_clients = LoginClients(lambda: self.config, self._http, self._tables)
+        self._keys = IssuerKeys(self._http)
         self._minter = Minter(keyring, config.public_url)
         self.journal = Journal(
             audit, People(engine, max_age=PEOPLE_SECONDS), self._clock, self._random
         )
         self.streams = OpenStreams(config.limits.streams_per_agent)
-        self.upstreams = Upstreams(ToolPins(engine), lambda: self.gateway, self._note_approval)
-        self.turnstile = Turnstile(audit, self._clock, self._random)
+        self.watch = self._watch()
+        self.upstreams = self._links()
+        self.turnstile = Turnstile(audit, self._clock, self._random, lambda: self.config.agents)
         servers = self.upstreams.arrange(config)
         self.upstreams.replace(config, servers)
         self.policy = convert.policy(config)
-        self._clients = convert.clients(config)
+        self._bundles = TrustBundles(self._http.plain)
+        self.on_new_anchors: Callable[[], None] = lambda: None
+        self.credentials = ClientCredentials(config, self._bundles.of(config))
+        self._authenticator = authenticator(
+            lambda: self.credentials, config.public_url, self._tables.used, self._clock
+        )
         self._exchange_rules = convert.exchange_rules(config)
         self.verifier = self._verifier(config)
+        self._possession = possession_by(
+            config, self.keyring, self._tables.used_proofs, self.credentials
+        )
         self.gateway = Gateway(self._surroundings(config, servers))
+        self._control = Control(
+            self._authorization_parts(),
+            self._tables,
+            self.upstreams,
+            self._http,
+            self._keys,
+            config=lambda: self.config,
+            here=lambda: self.gateway.here,
+            policy=lambda: self.policy,
+        )
         self.downstream = Downstream(
             self._door(config),
             self.gateway,
@@ -111,25 +116,21 @@ class App:
             self.turnstile.count,
         )
         self.site = Site(
-            self._sign(config), self.downstream, self._control(), lambda: self.audit.refusal
+            self._sign(config), self.downstream, self._control.app, lambda: self.audit.refusal
         )
-        self._tasks: set[asyncio.Task[None]] = {
-            asyncio.create_task(keyring.watch()),
-            asyncio.create_task(self._keep_house()),
-        }
+        keys = watch_keys(keyring, lambda: self.config.keys.rotate_every, self._note_rotation)
+        lasting = (keys, self._keep_house(), self.watch.run())
+        self._tasks: set[asyncio.Task[None]] = {asyncio.create_task(each) for each in lasting}
 
     async def warm_up(self) -> None:
         """Ask issuers and servers what they are, so that the first call need not wait; never fails."""
-        keys = [key.warm() for key in self._keys.values()]
         tools = [server.catalogue.listing() for server in self.gateway.here.servers.values()]
-        every: list[Awaitable[object]] = [*keys, *tools]
+        every: list[Awaitable[object]] = [self._keys.warm(), *tools, self._refresh_bundles()]
         await asyncio.gather(*every, return_exceptions=True)
         for name, server in self.gateway.here.servers.items():
             if (why := server.link.describe()) is not None and not server.catalogue.ready:
                 _log.warning("server %s: %s; it will be asked again", name, why)
-        for (issuer, _), key in self._keys.items():
-            if key.problem is not None:
-                _log.warning("issuer %s: %s; it will be asked again", issuer, key.problem)
+        self._keys.tell_problems()
 
     async def reload(self, config: Config) -> list[str]:
         """Swap to `config`, whole; returns what only a restart will apply. Raises ConfigError.
@@ -137,16 +138,24 @@ class App:
         Tokens already verified are judged afresh; streams of agents that lost their rights end.
         """
         config, left = keep_until_restart(self.config, config)
-        new_policy, new_clients = convert.policy(config), convert.clients(config)
+        new_policy = convert.policy(config)
+        new_credentials = ClientCredentials(config, self._bundles.of(config))
         verifier = self._verifier(config)
+        party = self._control.login.arrange(config)
         servers = self.upstreams.arrange(config)
+        await asyncio.to_thread(adapt_keyring, self.keyring, config, os.environ)
         await self.journal.note(
             "config/reload", detail={"policy_version": new_policy.version, "digest": config.digest}
         )
-        self.config, self.policy, self._clients = config, new_policy, new_clients
+        self.config, self.policy, self.credentials = config, new_policy, new_credentials
         self._exchange_rules = convert.exchange_rules(config)
         self.verifier = verifier
-        self._drop_unused_keys(config)
+        self._control.login.use(config, party)
+        self._possession = possession_by(
+            config, self.keyring, self._tables.used_proofs, self.credentials
+        )
+        used = {(rule.issuer, rule.jwks_uri) for rule in convert.issuer_rules(config)}
+        self._keys.keep_only(used)
         self.upstreams.replace(config, servers)
         self.gateway.here = self._surroundings(config, servers)
         self.downstream.door = self._door(config)
@@ -168,47 +177,92 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.watch.close()
+        await self._control.close()
+        await self._tables.write_what_waits()
         await self.upstreams.close()
-        for keys in self._keys.values():
-            await keys.aclose()
+        await self._keys.close()
+        await self._login_clients.close()
         await self._http.aclose()
         self.turnstile.write(everything=True)
         await self.audit.close()
-        self._engine.dispose()
+        self.keyring.close()
+        self._tables.close()
+
+    async def _note_rotation(self, key: TokenKey) -> None:
+        await self.journal.note("keys/rotate", detail={"alg": key.alg, "kid": key.kid})
 
     async def _note_approval(self, server: str, digests: Mapping[str, str]) -> None:
         """The durable record of tool definitions that count as approved from now on."""
         await self.journal.note("server/approve", server=server, detail={"tools": dict(digests)})
 
-    def _lost_rights(self, caller: Caller) -> Refusal | None:
-        if self.gateway.knows_agents_of(caller):
+    def _forget_revoked(self) -> None:
+        """What was known of callers who may no more, and the streams they have open."""
+        self.verifier.forget(self.revoked.tokens_of)
+        self.downstream.door.one_request.forget(self.revoked.tokens_of)
+        self.upstreams.forget(self.revoked)
+        self.streams.cut(self._lost_rights)
+
+    async def _remember(self, issued: Issued) -> None:
+        """The ledger's entry of a per-call token that an agent behind a server may exchange."""
+        await self._tables.entries.record(issued)
+
+    def _lost_rights(self, caller: Caller, account: str | None) -> Refusal | None:
+        if self.revoked.has_account(account):
+            return refusal.revoked("the connected account")
+        if (what := self.gateway.here.lost(caller)) is not None:
+            return refusal.revoked(what)
+        if self.gateway.here.knows_agents_of(caller):
             return None
         return refusal.revoked(speakers(caller)[0])
 
+    def _watch(self) -> RevocationWatch:
+        return RevocationWatch(
+            self._tables.revocations,
+            self.revoked,
+            self._forget_revoked,
+            self.audit.append,
+            self.journal.new_id,
+            self._clock,
+        )
+
+    def _links(self) -> Upstreams:
+        external = ExternalCredentials(self._http, self._minter.mint, self.revoked.concerns)
+        accounts = ConnectedAccounts(
+            self._http,
+            self._tables.engine,
+            self._tables.one_time,
+            self.keyring,
+            self.config.public_url,
+            self.revoked.has_account,
+        )
+        return Upstreams(
+            self._tables.pins,
+            lambda: self.gateway,
+            self._note_approval,
+            self.keyring,
+            external,
+            accounts,
+        )
+
     def _verifier(self, config: Config) -> TokenVerifier:
         rules = convert.issuer_rules(config)
-        keys = {}
-        for rule in rules:
-            place = (rule.issuer, rule.jwks_uri)
-            if place not in self._keys:
-                self._keys[place] = OidcKeys(
-                    rule.issuer, self._http, jwks_uri=rule.jwks_uri, dev=config.dev
-                )
-            keys[rule.alias] = self._keys[place]
+        keys = {
+            rule.alias: self._keys.at((rule.issuer, rule.jwks_uri), config.dev) for rule in rules
+        }
+        introspection, opaque = introspectors(config, self._http)
         return TokenVerifier(
             rules,
             convert.agent_rules(config),
-            OwnTokens(config.public_url, self.keyring, self._ledger),
+            OwnTokens(config.public_url, self.keyring, self._tables.entries),
             config.public_url,
             keys,
             token_limit=config.limits.token,
             claims_depth=config.limits.claims_depth,
+            revoked=self.revoked.has_token,
+            introspection=introspection,
+            opaque=opaque,
         )
-
-    def _drop_unused_keys(self, config: Config) -> None:
-        """Forget the keys of issuers no longer configured; who waits for them still gets them."""
-        used = {(rule.issuer, rule.jwks_uri) for rule in convert.issuer_rules(config)}
-        self._keys = {place: keys for place, keys in self._keys.items() if place in used}
 
     def _surroundings(self, config: Config, servers: Mapping[str, Server]) -> Surroundings:
         agents = config.agents.items()
@@ -223,8 +277,11 @@ class App:
             self._clock,
             self._random,
             frozenset(name for name, agent in agents if not agent.disabled),
+            self._exchange_rules.steps,
             frozenset(name for name, agent in agents if agent.refusals == "tool_result"),
             config.limits.answer,
+            self.revoked,
+            self._remember,
         )
 
     def _door(self, config: Config) -> Door:
@@ -233,50 +290,66 @@ class App:
             frozenset(config.servers),
             lambda server: " ".join(convert.scopes_of(config, server)),
             self.verifier,
+            OneRequest(self._control.issuing, config.public_url, self._clock),
             self._may_reach,
             config.limits.body,
             config.limits.body_deadline,
             config.limits.depth,
+            self._possession,
             config.trusted_proxies,
+            presence(config, self.credentials, self._authenticator, self._clock),
+            convert.keeps_token(config),
+            convert.undiscovered(config),
         )
 
     def _may_reach(self, caller: Caller, server: str) -> bool:
         """Whether any grant speaks of this caller and server; for agents we do not know, policy answers."""
-        return not self.gateway.knows_agents_of(caller) or self.policy.reaches(caller, server)
+        return not self.gateway.here.knows_agents_of(caller) or self.policy.reaches(caller, server)
 
     def _sign(self, config: Config) -> Sign:
         return Sign(
             config.public_url,
             config.allowed_hosts,
             config.allowed_origins,
-            tuple(issuer.issuer for issuer in config.issuers.values()),
+            convert.authorization_servers(config),
             lambda server: convert.scopes_of(config, server),
+            self._possession.metadata,
+            convert.undiscovered(config),
+            convert.says_nothing_of_oauth(config),
         )
 
-    def _control(self) -> Starlette:
-        endpoint = OAuthEndpoint(
-            verifier=lambda: self.verifier,
-            clients=ClientAuthenticator(
-                lambda: self._clients,
-                self.config.public_url,
-                split=jose.split,
-                verify=jose.verify,
-                used=self._used,
-                clock=self._clock,
-            ),
-            ledger=self._ledger,
+    def _authorization_parts(self) -> Parts:
+        return Parts(
+            issuer=self.config.public_url,
             keyring=self.keyring,
             minter=self._minter,
+            clients=self._authenticator,
+            ledger=self._tables.entries,
+            spend=lambda jti, exp: self._tables.used.once(CALL_DETAILS, jti, exp),
+            one_time=self._tables.one_time,
+            hourly=self._tables.hourly,
+            refresh_tokens=self._tables.refresh_tokens,
+            login_clients=self._login_clients,
+            refresh_life=lambda: convert.refresh_life(self.config),
+            longest_login=lambda: convert.recheck_bounds(self.config).longest,
+            store=self._tables.revocations,
+            refresh=self.watch.refresh,
+            revoked=self.revoked,
+            verifier=lambda: self.verifier,
             rules=lambda: self._exchange_rules,
+            possession=lambda: self._possession,
+            auth_methods=lambda: self.credentials.methods,
             append=self.audit.append,
-            new_event_id=self.journal.new_id,
+            new_id=self.journal.new_id,
             clock=self._clock,
             refused=self.turnstile.count,
             trusted_proxies=self.config.trusted_proxies,
+            certificate_of=lambda scope: self.credentials.certificate_of(scope),
         )
-        control = Starlette(routes=endpoint.routes())
-        control.router.redirect_slashes = False
-        return control
+
+    async def _refresh_bundles(self) -> None:
+        if await self._bundles.refresh(self.credentials.bundles):
+            self.on_new_anchors()
 
     async def _keep_house(self) -> None:
         """Counts of refusals each minute, old ledger entries every ten."""
@@ -284,64 +357,8 @@ class App:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self.turnstile.write()
+            await self._refresh_bundles()
             now = self._clock()
             if now - purged > LEDGER_PURGE_SECONDS:
                 purged = now
-                try:
-                    await asyncio.to_thread(self._ledger.purge, int(now))
-                    await asyncio.to_thread(self._used.purge, int(now))
-                except Exception:
-                    _log.exception("old entries of the ledger could not be purged")
-
-
-async def build(config: Config, worker: int = 1) -> App:
-    """Open state and log, and put a gateway together on the running loop.
-
-    `worker` numbers the processes of one gateway from 1; each writes a log of its own. Raises
-    ConfigError for what cannot be right, Unavailable where the state cannot be opened.
-    """
-    state = config.state_dir
-    try:
-        _open_state(state)
-        keyring = KeyRing(state, log_name=_note_name(config.public_url))
-        private, name = keyring.checkpoint_key()
-        engine = open_database(state / "agentgw.db")
-        signer = note_signer(name, private)
-        _publish_vkey(state / "keys" / "checkpoints.vkey", str(signer.key))
-    except (OSError, SQLAlchemyError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "orig", None) or error
-        raise Unavailable(f"the state directory {state} cannot be used: {reason}") from error
-    audit = await FileLog.start(
-        state / "log",
-        f"gw-{worker}",
-        signer,
-        checkpoint_seconds=config.audit.checkpoint_seconds,
-        checkpoint_records=config.audit.checkpoint_records,
-    )
-    try:
-        return App(config, audit, keyring, engine)
-    except BaseException:
-        await audit.close()
-        raise
-
-
-def _open_state(state: Path) -> None:
-    """Make the directory, ours alone; one that others may enter is closed to them. Raises OSError."""
-    os.makedirs(state, mode=0o700, exist_ok=True)
-    found = state.stat()
-    # A sticky directory is shared on purpose (/tmp): closing it would shut others out.
-    others = found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX
-    if others and found.st_uid == os.geteuid():
-        state.chmod(0o700)
-
-
-def _publish_vkey(path: Path, vkey: str) -> None:
-    """Put the public key of the checkpoints where an operator finds it, to be kept elsewhere."""
-    text = f"{vkey}\n"
-    if not path.exists() or path.read_text("utf-8") != text:
-        path.write_text(text, "utf-8")
-
-
-def _note_name(public_url: str) -> str:
-    """A signed note's key name has neither spaces nor plus signs (C2SP signed-note)."""
-    return public_url.partition("://")[2].replace("+", "_")
+                await self._tables.purge(int(now))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from ipaddress import ip_network
 
+from agentgw.config.agents import ClientCredentials
 from agentgw.config.model import Config
 from agentgw.core.actor import AgentRules, ClientRule
+from agentgw.core.addresses import Network
 from agentgw.core.claims import IssuerRules, map_audiences
 from agentgw.core.exchange import ExchangeAgent, ExchangeRules
 from agentgw.core.grant_syntax import parse_row
-from agentgw.identity.jwk import UnusableKey, VerifyKey, read_jwk
+from agentgw.core.recheck import Bounds
 from agentgw.policy.cel import compile_condition
 from agentgw.policy.grants import GrantsPolicy
-from agentgw.sts.clients import Client
+from agentgw.sts.algorithms import ES256
 
 
 def issuer_rules(config: Config) -> tuple[IssuerRules, ...]:
@@ -47,6 +49,7 @@ def agent_rules(config: Config) -> tuple[AgentRules, ...]:
             tuple(ClientRule(c.issuer, c.client_id, c.confidential) for c in agent.clients),
             agent.disabled,
             agent.max_depth,
+            agent.require,
         )
         for name, agent in config.agents.items()
     )
@@ -62,38 +65,109 @@ def exchange_rules(config: Config) -> ExchangeRules:
             agent.max_depth,
             frozenset(agent.may_hand_to),
             frozenset((client.issuer, client.client_id) for client in agent.subject_from),
+            _own_scopes(agent.client_credentials),
+            agent.require,
         )
         for name, agent in config.agents.items()
     }
     paths = ["/mcp", *(f"/mcp/{server}" for server in config.servers)]
     resources = frozenset(config.public_url + path for path in paths)
-    return ExchangeRules(config.public_url, resources, agents, config.sts.token_life)
+    return ExchangeRules(
+        config.public_url,
+        resources,
+        agents,
+        config.sts.token_life,
+        config.sts.max_siblings,
+        config.sts.receipts is not None,
+        {
+            server.audience: server.agent
+            for server in config.servers.values()
+            if server.agent is not None and server.audience is not None
+        },
+        frozenset(alias for alias, issuer in config.issuers.items() if issuer.id_jag),
+        let_in(config),
+    )
 
 
-def clients(config: Config) -> Mapping[str, Client]:
-    """How each agent authenticates at the token endpoint. Raises ConfigError for an unusable key."""
-    found = {}
-    for name, agent in config.agents.items():
-        if agent.auth is None:
-            continue
-        secret = agent.auth.secret
-        found[name] = Client(
-            name,
-            None if secret is None else secret.get_secret_value(),
-            _keys(config, name, agent.auth.jwks),
-        )
-    return found
+def let_in(config: Config) -> frozenset[str]:
+    """The agents that users can sign in for."""
+    if config.login is None:
+        return frozenset()
+    return frozenset(name for name, agent in config.agents.items() if agent.login is not None)
 
 
-def _keys(config: Config, name: str, jwks: Mapping[str, object] | None) -> tuple[VerifyKey, ...]:
-    members = (jwks or {}).get("keys", [])
-    assert isinstance(members, list)
-    try:
-        return tuple(read_jwk(member) for member in members)
-    except UnusableKey as error:
-        raise config.error(
-            ("agents", name, "auth", "jwks"), f"holds an unusable key: {error}"
-        ) from None
+def authorization_servers(config: Config) -> tuple[str, ...]:
+    """Who issues tokens for our resources: the issuers of users, and we for agents with no user or with
+    an identity assertion. Where users sign in here we come first, since clients take the first."""
+    issuers = [issuer.issuer for issuer in config.issuers.values()]
+    if config.login is not None:
+        return (config.public_url, *issuers)
+    by_assertion = any(issuer.id_jag for issuer in config.issuers.values())
+    if by_assertion or any(
+        agent.client_credentials is not None for agent in config.agents.values()
+    ):
+        issuers.append(config.public_url)
+    return tuple(issuers)
+
+
+def refresh_life(config: Config) -> int:
+    """How long a refresh token may lie unused, in seconds."""
+    return 0 if config.login is None else config.login.refresh_life
+
+
+def recheck_bounds(config: Config) -> Bounds:
+    """How long what the identity provider said counts; nothing does where nobody signs in."""
+    login = config.login
+    if login is None:
+        return Bounds(0, 0, 0, 0)
+    longest = login.consent_life + login.session_life
+    return Bounds(login.recheck, login.recheck_limit, login.max_age, longest)
+
+
+def consent_life(config: Config) -> int:
+    """How long a consent may last, in seconds."""
+    return 0 if config.login is None else config.login.consent_life
+
+
+def server_of(config: Config, resource: str) -> str | None:
+    """The server of a resource URL of ours, None for the union of all."""
+    return resource.removeprefix(f"{config.public_url}/mcp").removeprefix("/") or None
+
+
+def _own_scopes(own: ClientCredentials | None) -> frozenset[str] | None:
+    return None if own is None else frozenset((own.scope or "").split())
+
+
+def keeps_token(config: Config) -> frozenset[str | None]:
+    """The servers (None: the union) whose credentials are had by showing the caller's own token."""
+    shown = {
+        name
+        for name, server in config.servers.items()
+        if server.auth.exchange is not None and server.auth.exchange.subject == "caller"
+    }
+    return frozenset({None, *shown}) if shown else frozenset()
+
+
+def outbound_networks(config: Config) -> tuple[Network, ...]:
+    """The networks that URLs named by others may lead to besides public addresses."""
+    own = (ip_network("127.0.0.0/8"), ip_network("::1/128")) if config.dev else ()
+    return (*config.outbound.private_networks, *own)
+
+
+def undiscovered(config: Config) -> frozenset[str | None]:
+    """The servers (None: the union) whose paths say nothing of OAuth."""
+    hidden: set[str | None] = {name for name, it in config.servers.items() if not it.discovery}
+    return frozenset(hidden if config.discovery else hidden | {None})
+
+
+def says_nothing_of_oauth(config: Config) -> bool:
+    """Whether no path does, `/mcp` and every server's."""
+    return undiscovered(config) == {None, *config.servers}
+
+
+def token_algorithms(config: Config) -> frozenset[str]:
+    """What we sign tokens with: our own endpoints' by ES256, each server's as it asks."""
+    return frozenset({ES256, *(server.token.alg for server in config.servers.values())})
 
 
 def policy(config: Config) -> GrantsPolicy:

@@ -15,13 +15,12 @@ class RandomPool:
 
     def __init__(self) -> None:
         self._pool = b""
-        self._at = 0
+        self._at = POOL_BYTES
 
     def __call__(self, count: int) -> bytes:
         """`count` random bytes, at most `POOL_BYTES`."""
-        end = self._at + count
-        if end > len(self._pool):
-            self._pool, self._at, end = secrets.token_bytes(POOL_BYTES), 0, count
-        taken = self._pool[self._at : end]
-        self._at = end
-        return taken
+        at = self._at
+        self._at = end = at + count
+        if end > POOL_BYTES:
+            self._pool, at, self._at = secrets.token_bytes(POOL_BYTES), 0, count
+        return self._pool[at : self._at]

@@ -7,9 +7,10 @@ from agentgw.config.model import Config
 FIXED = ("public_url", "listen", "tls", "state_dir", "dev", "workers", "trusted_proxies")
 FIXED_WITHIN = {
     "limits": ("headers", "header_count", "header_deadline"),
+    "keys": ("hsm",),
     "audit": ("checkpoint_seconds", "checkpoint_records"),
 }
-COMMAND = ("command", "args", "env", "cwd")
+COMMAND = ("command", "args", "env", "cwd", "sandbox", "isolation")
 
 
 def keep_until_restart(running: Config, wanted: Config) -> tuple[Config, list[str]]:

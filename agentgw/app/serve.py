@@ -11,16 +11,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import uvicorn
 import uvloop
 
-from agentgw.app.composition import App, build
+from agentgw.app.composition import App
 from agentgw.app.listener import BACKLOG, Listener, check_tls
+from agentgw.app.opening import build
 from agentgw.app.workers import Workers
 from agentgw.config.model import Config
 from agentgw.errors import AgentgwError, ConfigError
-from agentgw.http.connection import limited
+from agentgw.http.client_certificate import request_certificates
+from agentgw.http.connection import Limits, connections
 
 IMPATIENT_SECONDS = 1.0
 """From then on a second signal means that somebody will not wait; before, it came by two ways."""
@@ -99,6 +102,8 @@ class _Worker:
         try:
             if self._stopped_at is None:
                 self._server = _Server(_uvicorn_config(self._config, app))
+                self._request_certificates()
+                app.on_new_anchors = self._request_certificates
                 self._announce()
                 await self._server.serve(sockets=[self._listener.socket])
         finally:
@@ -165,9 +170,19 @@ class _Worker:
         if self._config.tls is not None and self._server is not None and self._server.config.ssl:
             # A renewed certificate stands under the old name; new connections get it.
             self._server.config.ssl.load_cert_chain(self._config.tls.cert, self._config.tls.key)
+            self._request_certificates()
         _log.info("reloaded: %s is applied", self._app.policy.version)
         if left:
             _log.warning("these need a restart and stay as they were: %s", ", ".join(left))
+
+    def _request_certificates(self) -> None:
+        """Ask new connections for a client certificate where one could prove an agent."""
+        assert self._server is not None and self._app is not None
+        if not self._server.config.loaded:
+            self._server.config.load()
+        anchors = self._app.credentials.anchors_pem
+        if self._server.config.ssl is not None and anchors:
+            request_certificates(self._server.config.ssl, anchors)
 
     def _announce(self) -> None:
         if self._number == 1:
@@ -203,9 +218,10 @@ class _Server(uvicorn.Server):
 
 def _uvicorn_config(config: Config, app: App) -> uvicorn.Config:
     limits = config.limits
+    within = Limits(limits.headers, limits.header_count, limits.header_deadline)
     return uvicorn.Config(
         app.site,
-        http=limited(limits.headers, limits.header_count, limits.header_deadline),
+        http=cast(Any, connections(app.site, within)),
         ws="none",
         lifespan="off",
         loop="uvloop",
@@ -214,7 +230,6 @@ def _uvicorn_config(config: Config, app: App) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=60,
         backlog=BACKLOG,
         ssl_certfile=str(config.tls.cert) if config.tls else None,
         ssl_keyfile=str(config.tls.key) if config.tls else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 __all__ = ["AuditLog"]
@@ -15,6 +16,13 @@ class AuditLog(Protocol):
 
         Raises Unavailable where it cannot be made durable: then do nothing, and write no outcome for
         it either, since the record may be gone from the log.
+        """
+        ...
+
+    def enqueue(self, record: dict[str, object]) -> Awaitable[int]:
+        """The same, on its way to the disk at once; awaiting what it returns waits until it is there.
+
+        Raises Unavailable at once, or when awaited.
         """
         ...
 

@@ -122,6 +122,10 @@ class FileLog:
 
     async def append(self, record: dict[str, object]) -> int:
         """Write `record`; return its seq once it is durable. Raises Unavailable."""
+        return await self.enqueue(record)
+
+    def enqueue(self, record: dict[str, object]) -> asyncio.Future[int]:
+        """The same; the future has the seq once it is durable. Raises Unavailable, now or in it."""
         if self._refusal is not None or len(self._queue) >= self._max_queued:
             self._refused += 1
             raise Unavailable(
@@ -133,8 +137,9 @@ class FileLog:
         now = loop.time()
         self._gap_between += (now - self._last_append - self._gap_between) * SMOOTHING
         self._last_append = now
-        self._wake_at(now, self._patience())
-        return await future
+        if self._batch is None:
+            self._wake_at(now, self._patience())
+        return future
 
     def append_soon(self, record: dict[str, object]) -> None:
         """Queue `record` in order; counted in a later record where the queue is full."""
@@ -148,7 +153,9 @@ class FileLog:
             logger.exception("a record could not be written as JSON")
             return
         self._queue.append((body, None))
-        self._wake_at(self._loop.time(), OUTCOMES_WAIT)
+        # A timer that runs is due no later than the one this record would start.
+        if self._timer is None or len(self._queue) >= FULL_BATCH:
+            self._wake_at(self._loop.time(), OUTCOMES_WAIT)
 
     async def close(self) -> None:
         """Write what is queued, sign the last checkpoint, give the directory free."""

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from agentgw import __version__
-from agentgw.cli import audit, config, demo, keys, serve, server, why
+from agentgw.cli import (
+    agent,
+    audit,
+    config,
+    demo,
+    doctor,
+    keys,
+    login,
+    revoke,
+    serve,
+    server,
+    token,
+    why,
+)
 from agentgw.errors import AgentgwError, ConfigError
 
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 3, 130
@@ -43,10 +56,15 @@ def _root(
 
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
+app.add_typer(agent.app, name="agent")
 app.add_typer(server.app, name="server")
 app.add_typer(audit.app, name="audit")
+app.add_typer(token.app, name="token")
+app.command("login")(login.login)
+app.command("revoke")(revoke.revoke)
 app.command("why")(why.why)
 
 

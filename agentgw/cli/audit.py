@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,8 +23,12 @@ User = Annotated[str | None, typer.Option("--user", help="alias|sub, or the bare
 Agent = Annotated[str | None, typer.Option("--agent", help="An agent of the chain: name or id.")]
 Server = Annotated[str | None, typer.Option("--server", help="The tool server.")]
 Tool = Annotated[str | None, typer.Option("--tool", help="The tool's name at its server.")]
-Decision = Annotated[str | None, typer.Option("--decision", help="allow or deny.")]
-Since = Annotated[str | None, typer.Option("--since", help="An RFC 3339 time in UTC.")]
+Decision = Annotated[
+    Literal["allow", "deny"] | None, typer.Option("--decision", help="allow or deny.")
+]
+Since = Annotated[
+    str | None, typer.Option("--since", help="An RFC 3339 time in UTC: 2026-12-01T08:00:00Z.")
+]
 Txn = Annotated[str | None, typer.Option("--txn", help="The transaction.")]
 
 
@@ -81,9 +86,14 @@ def search(
     """Show every record that fits, in the order of time."""
     from agentgw.audit.query import Filter, read_records
 
-    wanted = Filter(user, agent, server, tool, decision, since, None, txn)
+    start = None if since is None else _utc(since)
+    wanted = Filter(user, agent, server, tool, decision, start, None, txn)
+    found = False
     for record in read_records(log_root(state_dir, config), wanted):
+        found = True
         _print(record, as_json)
+    if not found:
+        print("note: no record fits", file=sys.stderr)
 
 
 @app.command()
@@ -169,9 +179,9 @@ def _line(record: dict[str, Any]) -> str:
 
 def _summary(record: dict[str, Any]) -> str:
     """One line for people: time, event, who, what, how it went."""
-    subject = record.get("subject") or {}
+    user = user_of(record)
     agents = [str(hop.get("id", "?")).rpartition("/")[2] for hop in record.get("chain") or ()]
-    who = " < ".join([*agents, f"{subject.get('iss')}|{subject.get('sub')}"]) if subject else ""
+    who = "" if user is None else " < ".join([*agents, user])
     what = "/".join(str(part) for part in (record.get("server"), record.get("name")) if part)
     how = record.get("decision") or record.get("outcome") or record.get("reason") or ""
     why = f"({record['reason']})" if record.get("decision") and record.get("reason") else ""
@@ -183,11 +193,32 @@ def _summary(record: dict[str, Any]) -> str:
     return printable("  ".join(str(part) for part in parts if part))
 
 
+def user_of(record: dict[str, Any]) -> str | None:
+    """For whom it was: `alias|sub`, or that an agent acts for itself; None where nobody is named."""
+    subject = record.get("subject") or {}
+    iss, sub = str(subject.get("iss")), str(subject.get("sub"))
+    if sub.startswith(f"{iss}/a2a/"):
+        return f"nobody ({sub.rpartition('/')[2]} acts for itself)"
+    return f"{iss}|{sub}" if subject else None
+
+
 def printable(text: str) -> str:
     """`text` in which nothing others chose can move the cursor or colour the screen."""
     return "".join(
         char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
     )
+
+
+def _utc(text: str) -> str:
+    """A time as records write theirs, so that the two compare as text; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            "a time reads 2026-12-01T08:00:00Z", param_hint="--since"
+        ) from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def _text_or_file(text: str) -> str:

@@ -7,25 +7,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentgw.cli.doctor import tell
 from agentgw.cli.options import ConfigOption, JsonOption, load_config
 from agentgw.errors import ConfigError
 
 if TYPE_CHECKING:
     from agentgw.config import Config, Loc
+    from agentgw.core.finding import Finding
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and describe the configuration.")
-
-LITERAL_SECRET = "a secret stands in the file itself; ${env:X} or ${file:X} keep it out"  # noqa: S105
-
 
 MASK = "**********"
 """What pydantic writes for a secret."""
 
 
 @app.command()
-def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def check(
+    config: ConfigOption = None,
+    online: Annotated[
+        bool,
+        typer.Option("--online", help="Ask issuers and tool servers, too; exit 5 without one."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check the configuration: exit 0 if `serve` would take it, else 3 and one line that says why."""
     import orjson
+
+    from agentgw.app.doctor_settings import literal_secrets
 
     try:
         loaded = load_config(config)
@@ -36,17 +44,27 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         raise
     sections = ("issuers", "agents", "servers", "grants")
     counts = {name: len(getattr(loaded, name)) for name in sections}
-    for name, agent in loaded.agents.items():
-        loc = ("agents", name, "auth", "secret")
-        written = loc in loaded.places and loaded.places[loc].kind == "file"
-        if agent.auth and agent.auth.secret and written and loc not in loaded.references:
-            typer.echo(f"warning: {loaded.error(loc, LITERAL_SECRET)}", err=True)
+    for secret in literal_secrets(loaded):
+        typer.echo(f"warning: {secret.what}: {secret.why} ({secret.fix})", err=True)
+    found, code = _asked(loaded) if online else ([], 0)
     if as_json:
-        answer = {"ok": True, "file": loaded.path, "digest": loaded.digest, **counts}
-        typer.echo(orjson.dumps(answer).decode())
-        return
-    summary = ", ".join(f"{name}: {count}" for name, count in counts.items())
-    typer.echo(f"{loaded.path}: ok ({summary})")
+        answer = {"ok": code == 0, "file": loaded.path, "digest": loaded.digest, **counts}
+        asked = {"findings": [finding.to_json() for finding in found]} if online else {}
+        typer.echo(orjson.dumps({**answer, **asked}).decode())
+    else:
+        summary = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        typer.echo(f"{loaded.path}: ok ({summary})")
+        tell(found)
+    raise typer.Exit(code)
+
+
+def _asked(config: Config) -> tuple[list[Finding], int]:
+    """What asking everybody found, and the exit code it comes to."""
+    from agentgw.app.doctor import ask_everybody
+    from agentgw.core.finding import exit_code
+
+    found = ask_everybody(config)
+    return found, exit_code(found)
 
 
 @app.command()

@@ -29,6 +29,7 @@ def list_servers(
         {
             "name": name,
             "kind": "http" if server.command is None else "stdio",
+            "sandbox": None if server.command is None else server.sandbox.kind,
             "audience": server.audience,
             "approved_tools": 0 if pins is None else len(pins.of(name)),
         }
@@ -39,7 +40,8 @@ def list_servers(
         return
     for row in rows:
         tools = f"{row['approved_tools']} approved tools"
-        typer.echo(f"{row['name']}  {row['kind']:5}  {tools}  {row['audience'] or '-'}")
+        shut_in = "" if row["sandbox"] is None else f"  sandbox {row['sandbox']}"
+        typer.echo(f"{row['name']}  {row['kind']:5}  {tools}  {row['audience'] or '-'}{shut_in}")
 
 
 @app.command()

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from agentgw.config.client_auth_checks import check_client_auth
+from agentgw.config.external_sts_checks import check_external_sts, check_user_accounts
+from agentgw.config.login_checks import check_login
 from agentgw.config.model import Config
 from agentgw.config.problems import did_you_mean
+from agentgw.config.servers import Server
 from agentgw.config.source import Loc
-from agentgw.config.values import is_loopback, is_public, split_url
+from agentgw.config.values import is_loopback, is_public, is_too_wide, split_url
 from agentgw.core.claims import is_resource
 from agentgw.core.grant_syntax import parse_users
 from agentgw.core.grants import KINDS
@@ -17,7 +21,7 @@ from agentgw.policy.cel import compile_condition
 ACCEPTABLE_EVIDENCE = ("client-claim", "client-auth")
 """What `agentgw.core.actor` asks an issuer's accept_evidence for."""
 
-FOUND_EVIDENCE = ("client-claim", "act-claim", "client-auth", "exchange")
+FOUND_EVIDENCE = ("client-claim", "act-claim", "client-auth", "exchange", "dpop", "mtls")
 """What `agentgw.core.actor` and `agentgw.core.exchange` find of an agent."""
 
 
@@ -39,9 +43,14 @@ def check(config: Config) -> Iterator[Problem]:
             "sessions_per_agent",
             "leave it out; a session takes no memory",
         )
+    yield from (Problem(*found) for found in check_client_auth(config))
     yield from _check_issuers(config)
+    yield from _check_introspection(config)
+    yield from (Problem(*found) for found in check_login(config))
     yield from _check_agents(config)
     yield from _check_servers(config)
+    yield from (Problem(*found) for found in check_external_sts(config))
+    yield from (Problem(*found) for found in check_user_accounts(config))
     yield from _check_grants(config)
 
 
@@ -59,9 +68,18 @@ def _check_exposure(config: Config) -> Iterator[Problem]:
     if public.scheme == "http" and not (config.dev or config.insecure or is_loopback(host)):
         yield Problem(("public_url",), "public_url is plain http beyond loopback", "use https")
     for index, network in enumerate(config.trusted_proxies):
-        if network.prefixlen == 0:
+        if is_too_wide(network):
             yield Problem(
-                ("trusted_proxies", index), "trusts every address", "name the proxy's network"
+                ("trusted_proxies", index),
+                "trusts every address, or nearly",
+                "name the proxy's network",
+            )
+    for index, network in enumerate(config.outbound.private_networks):
+        if is_too_wide(network):
+            yield Problem(
+                ("outbound", "private_networks", index),
+                "covers so much that nothing would be refused any more",
+                "name the networks that others may lead the gateway to",
             )
     address = config.address
     protected = config.tls or config.trusted_proxies or config.insecure
@@ -110,6 +128,30 @@ def _check_issuers(config: Config) -> Iterator[Problem]:
                 yield from _check_resource(config, (*loc, "audiences", resource), resource)
 
 
+def _check_introspection(config: Config) -> Iterator[Problem]:
+    """One issuer may be asked about opaque tokens: the others would be shown what is not theirs."""
+    first: str | None = None
+    for alias, issuer in config.issuers.items():
+        asked, loc = issuer.introspection, ("issuers", alias, "introspection")
+        if asked is None:
+            continue
+        if asked.endpoint is not None and not config.dev and _is_homely(asked.endpoint):
+            yield Problem(
+                (*loc, "endpoint"),
+                "endpoint is plain http or loopback",
+                "use https; dev: true allows it on a machine of your own",
+            )
+        if asked.tokens == "jwt":
+            continue
+        if first is not None:
+            yield Problem(
+                loc,
+                f"opaque tokens name no issuer, and {first} is asked about them already",
+                "one issuer may be; write tokens: jwt here",
+            )
+        first = alias
+
+
 def _check_resource(config: Config, loc: Loc, resource: str) -> Iterator[Problem]:
     union = f"{config.public_url}/mcp"
     server = resource.removeprefix(union + "/")
@@ -130,12 +172,6 @@ def _check_agents(config: Config) -> Iterator[Problem]:
     claimed: dict[tuple[str, str], str] = {}
     for name, agent in config.agents.items():
         loc: Loc = ("agents", name)
-        if agent.require is not None:
-            yield _unavailable(
-                (*loc, "require"),
-                f"require: {agent.require}",
-                "leave it out; a bearer token then works for whoever holds it",
-            )
         for index, other in enumerate(agent.may_hand_to):
             yield from _check_agent(config, (*loc, "may_hand_to", index), other)
             if other == name:
@@ -169,11 +205,8 @@ def _check_servers(config: Config) -> Iterator[Problem]:
     for name, server in config.servers.items():
         loc: Loc = ("servers", name)
         if server.agent is not None:
-            yield _unavailable(
-                (*loc, "agent"),
-                f"agent: {server.agent}",
-                "leave it out; its tokens cannot be exchanged",
-            )
+            yield from _check_agent(config, (*loc, "agent"), server.agent)
+            yield from _check_agent_behind((*loc, "agent"), server)
         if server.url is not None:
             parts = split_url(server.url)
             tame = config.dev or config.insecure or is_loopback(parts.hostname or "")
@@ -198,6 +231,14 @@ def _check_servers(config: Config) -> Iterator[Problem]:
                 f"the audience of {name} is that of {first} too",
                 "give each server an audience of its own",
             )
+
+
+def _check_agent_behind(loc: Loc, server: Server) -> Iterator[Problem]:
+    """An agent behind a server needs tokens that it can exchange."""
+    if server.audience is None:
+        yield Problem(loc, "the server gets no tokens of ours", "set auth: {mode: token}")
+    elif server.token.typ != "at+jwt":
+        yield Problem(loc, "tokens to exchange have typ at+jwt", "leave token.typ out")
 
 
 def _normal(url: str) -> str:
@@ -225,10 +266,7 @@ def _check_grants(config: Config) -> Iterator[Problem]:
             if agent != "*":
                 yield from _check_agent(config, (*loc, "agents", position), agent)
         for position, user in enumerate(grant.users or ()):
-            try:
-                parse_users([user], config.issuers, plain)
-            except ValueError as error:
-                yield Problem((*loc, "users", position), str(error))
+            yield from _check_user(config, (*loc, "users", position), user, plain)
         for kind in KINDS:
             for position, pattern in enumerate(getattr(grant, kind) or ()):
                 server = pattern.partition("/")[0]
@@ -246,6 +284,16 @@ def _check_grants(config: Config) -> Iterator[Problem]:
             )
         if grant.when is not None:
             yield from _check_condition((*loc, "when"), grant.when)
+
+
+def _check_user(config: Config, loc: Loc, user: str, plain: bool) -> Iterator[Problem]:
+    try:
+        named = parse_users([user], config.issuers, plain)
+    except ValueError as error:
+        yield Problem(loc, str(error))
+        return
+    for acting in named.agents:
+        yield from _check_agent(config, loc, acting)
 
 
 def _check_condition(loc: Loc, source: str) -> Iterator[Problem]:

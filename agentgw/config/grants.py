@@ -29,7 +29,9 @@ class Grant(Section):
         default="", description="The row's name in records; default g1, g2, ... by position."
     )
     users: Names | None = Field(
-        default=None, description="Users (`alias|sub`) and groups (`alias:group:name`)."
+        default=None,
+        description="Users (`alias|sub`), groups (`alias:group:name`), and agents that act for "
+        "themselves (`agent:name`), whom `*` includes only where the row denies.",
     )
     agents: Names | None = Field(default=None, description="Names of agents.")
     tools: Patterns | None = Field(default=None, description="Tools, as server/name patterns.")
@@ -47,7 +49,13 @@ class Grant(Section):
     min_evidence: Evidence | None = Field(
         default=None,
         description="The weakest evidence of the agents this row is satisfied with: client-claim, act-claim, "
-        "client-auth or exchange; others are not available in this version.",
+        "client-auth, exchange or mtls; others are not available in this version.",
+    )
+
+    account_of: Text | None = Field(
+        default=None,
+        description="The user (`alias|sub`) whose connected account (`auth: {mode: oauth}`) the row's agents "
+        "may use while they act for themselves; its users are then `agent:NAME` only.",
     )
 
     def entry(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema
 
 from agentgw.config.values import Section, Text, Url
 
@@ -48,6 +48,23 @@ Values = Annotated[
     ),
 ]
 """One word, or a list of them."""
+
+
+class Introspection(Section):
+    """Asking the issuer about tokens (RFC 7662): no answer, no access. An answer is used for 60 seconds."""
+
+    client_id: Text = Field(description="The gateway's own client at this issuer.")
+    client_secret: SecretStr = Field(
+        min_length=1, description="Its secret, by reference: ${env:X} or ${file:X}."
+    )
+    endpoint: Url | None = Field(
+        default=None, description="Where to ask, instead of where the issuer's metadata says."
+    )
+    tokens: Literal["opaque", "jwt", "all"] = Field(
+        default="opaque",
+        description="Which tokens to ask about: `opaque`, those that are no JWT (one issuer at most); `jwt`, "
+        "JWTs too short on claims or to be revoked at the issuer, after their signature; or `all`.",
+    )
 
 
 class Issuer(Section):
@@ -93,14 +110,23 @@ class Issuer(Section):
     access_token_claim: Mapping[str, Text] = Field(
         default={},
         description="What marks this issuer's access tokens, claim to value (`*`: any); without it a token "
-        "whose header is JWT must say typ Bearer or token_use access, or carry a scope.",
+        "whose header is JWT must say typ Bearer or token_use access, or carry a scope, and one whose "
+        "header has no typ is refused.",
     )
     algorithms: tuple[Algorithm, ...] = Field(
         default=ALGORITHMS,
         min_length=1,
         description="Signature algorithms accepted of this issuer.",
     )
+    id_jag: bool = Field(
+        default=False,
+        description="Whether agents may redeem this issuer's identity assertions (ID-JAG) at /oauth/token, "
+        "by the jwt-bearer grant.",
+    )
     jwks_uri: Url | None = Field(
         default=None,
         description="Where the issuer's keys are, instead of asking its discovery document.",
+    )
+    introspection: Introspection | None = Field(
+        default=None, description="Ask this issuer what its tokens are worth."
     )

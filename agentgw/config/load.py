@@ -18,6 +18,7 @@ from agentgw.config.environment import lay_environment, lay_flags
 from agentgw.config.model import Config, default_state_dir
 from agentgw.config.problems import explain
 from agentgw.config.references import BadReference, resolve
+from agentgw.config.sandbox_checks import check_sandbox
 from agentgw.config.servers import Server
 from agentgw.config.source import Loc, Place, parse, place_of
 from agentgw.core.canonical import NotCanonical, canonical_json, digest
@@ -120,6 +121,9 @@ def _refuse_problems(config: Config) -> None:
 
 
 def _refuse_absent_files(config: Config) -> None:
+    authorities = config.client_certificates.ca
+    if authorities is not None and not os.access(authorities, os.R_OK):
+        raise config.error(("client_certificates", "ca"), "ca is no file that can be read")
     if config.tls is None:
         return
     for name, path in config.tls:
@@ -137,6 +141,8 @@ def _find_commands(config: Config, base: Path, env: Mapping[str, str]) -> Config
         loc: Loc = ("servers", name)
         if server.cwd is not None and not server.cwd.is_dir():
             raise config.error((*loc, "cwd"), f"cwd of {name} is no folder")
+        for field, message, hint in check_sandbox(name, server, Path(config.path), env):
+            raise config.error((*loc, field), message, hint)
         command = os.path.expanduser(server.command)
         if os.sep in command:
             command = str(base / command)

@@ -7,11 +7,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, IPvAnyNetwork, PrivateAttr, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    model_validator,
+)
 
 from agentgw.config.agents import Agent
+from agentgw.config.client_auth import ClientCertificates, TrustDomain, TrustDomainName
+from agentgw.config.dpop import Dpop
+from agentgw.config.external_sts import AuthorizationServer
 from agentgw.config.grants import Grant
 from agentgw.config.issuers import Issuer
+from agentgw.config.keys import Keys
+from agentgw.config.login import Login
 from agentgw.config.references import References
 from agentgw.config.servers import Server
 from agentgw.config.source import Loc, Place, place_of
@@ -21,6 +31,7 @@ from agentgw.config.values import (
     Count,
     FilePath,
     Listen,
+    Network,
     Origin,
     Seconds,
     Section,
@@ -63,6 +74,24 @@ class Limits(Section):
     )
     tools_per_server: Count = Field(default=1000, description="Tools taken from one server.")
     list_pages: Count = Field(default=20, description="Pages of a list asked of one server.")
+    processes_per_server: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        default=32,
+        description="Processes of a stdio server with `isolation: subject` at a time, one for us included; "
+        "one that is idle makes way for the next user's.",
+    )
+    process_idle: Seconds = Field(
+        default=600, description="Seconds after its last call until such a process ends."
+    )
+
+
+class Outbound(Section):
+    """Where URLs may lead that somebody else names: agents, tool servers, authorization servers."""
+
+    private_networks: tuple[Network, ...] = Field(
+        default=(),
+        description="Networks that such URLs may lead to besides public addresses; with `dev: true` this "
+        "host may be reached too.",
+    )
 
 
 class Audit(Section):
@@ -81,6 +110,13 @@ class Sts(Section):
 
     token_life: int = Field(
         default=300, ge=30, le=3600, description="Seconds a token from the exchange lives at most."
+    )
+    max_siblings: int = Field(
+        default=100, ge=1, description="How often one hand-over may be exchanged."
+    )
+    receipts: Literal["actor-receipts-00"] | None = Field(
+        default=None,
+        description="Signed receipts for each agent of a chain, by this version of a draft; default none.",
     )
 
 
@@ -127,7 +163,7 @@ class Config(Section):
     insecure: bool = Field(
         default=False, description="Allows plain http beyond loopback, to clients and to servers."
     )
-    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+    trusted_proxies: tuple[Network, ...] = Field(
         default=(),
         description="Networks of TLS terminators. From these the `source` in records is the last address of "
         "X-Forwarded-For that is none of theirs; nothing else is taken from forwarding headers.",
@@ -141,9 +177,23 @@ class Config(Section):
     origins: tuple[Origin, ...] = Field(
         default=(), description="Origins whose web pages may call us."
     )
+    client_certificates: ClientCertificates = Field(
+        default=ClientCertificates(), description="Whose TLS certificates may prove an agent."
+    )
+    spiffe: Mapping[TrustDomainName, TrustDomain] = Field(
+        default={}, description="SPIFFE trust domains whose workloads may be agents, by name."
+    )
     workers: int = Field(default=1, ge=1, le=128, description="Processes to serve with.")
     issuers: Mapping[Alias, Issuer] = Field(
         default={}, description="Who vouches for users, by alias."
+    )
+    authorization_servers: Mapping[Alias, AuthorizationServer] = Field(
+        default={},
+        description="Who else makes tokens that tool servers take (`auth: {mode: exchange}`), by name.",
+    )
+    login: Login | None = Field(
+        default=None,
+        description="Lets users sign in and allow agents to act for them; absent, nobody can.",
     )
     agents: Mapping[AgentName, Agent] = Field(
         default={}, description="Who acts for users, by name."
@@ -153,8 +203,19 @@ class Config(Section):
         default=(), description="Who may do what; all else is denied."
     )
     limits: Limits = Field(default=Limits(), description="What one request or agent may take.")
+    discovery: bool = Field(
+        default=True,
+        description="false hides from clients of `/mcp` that tokens can be had by OAuth, as "
+        "`servers.*.discovery` does for those of one server. Where all paths are hidden so, the gateway's "
+        "own metadata as an authorization server is, too.",
+    )
+    outbound: Outbound = Field(
+        default=Outbound(), description="Where URLs that others name may lead."
+    )
     audit: Audit = Field(default=Audit(), description="How often the log is sealed.")
+    keys: Keys = Field(default=Keys(), description="How the gateway keeps its own keys.")
     sts: Sts = Field(default=Sts(), description="How long the gateway's own tokens live.")
+    dpop: Dpop = Field(default=Dpop(), description="What is asked of DPoP proofs (RFC 9449).")
 
     _path: str = PrivateAttr("configuration")
     _digest: str = PrivateAttr("")

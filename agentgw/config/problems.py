@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from agentgw.config.source import Loc, Place, place_of
 from agentgw.config.values import AGENT_NAME, ALIAS
+from agentgw.sts.client_auth.api_key import DIGEST
 
 PHRASES = {
     "model_type": "should be a mapping",
@@ -33,6 +34,7 @@ PHRASES = {
 }
 PATTERNS = {
     ALIAS: "should be 1 to 20 of a-z, 0-9 and -",
+    DIGEST: "should be what `agentgw agent key` shows: sha-256: and 43 characters",
     AGENT_NAME: "should be 1 to 64 of a-z, 0-9, - and _, not beginning with a dash",
 }
 NOT_SHOWN = "(not shown)"

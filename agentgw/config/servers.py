@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     SecretStr,
     StringConstraints,
     model_validator,
 )
 
-from agentgw.config.values import AgentName, FilePath, Scope, Seconds, Section, Text, Url
+from agentgw.config.external_sts import Exchange, OwnAccount
+from agentgw.config.sandbox import Sandbox, SandboxOrKind
+from agentgw.config.upstream_oauth import UserAccounts
+from agentgw.config.values import AgentName, FilePath, Scope, Seconds, Section, Text, Url, available
 
 FRAMING = frozenset(
     {
@@ -23,18 +25,6 @@ FRAMING = frozenset(
         "transfer-encoding", "upgrade", "last-event-id",
     }
 )  # fmt: skip
-
-
-def _available(*choices: str) -> BeforeValidator:
-    """Refuse what is planned but not built, so that nobody believes in it."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, str) and value not in choices:
-            allowed = " or ".join(choices)
-            raise ValueError(f"is not available in this version, only {allowed}")
-        return value
-
-    return BeforeValidator(check)
 
 
 def _header_name(name: str) -> str:
@@ -87,34 +77,66 @@ class ToolRule(Section):
         return frozenset((self.scope or "").split())
 
 
+MODES = ("token", "exchange", "oauth", "client_credentials", "header", "none")
+_MEMBER = {
+    "exchange": "exchange",
+    "oauth": "oauth",
+    "client_credentials": "client_credentials",
+    "header": "headers",
+}
+"""The member of `auth` that goes with a mode."""
+
+
+def _mode_of(auth: Mapping[str, Any], server: Mapping[str, Any]) -> str:
+    """The mode of an `auth` that names none."""
+    for mode in MODES:
+        if _MEMBER.get(mode, "") in auth:
+            return mode
+    return "token" if "url" in server else "none"
+
+
 class ServerAuth(Section):
     """How the gateway shows itself to the server."""
 
-    mode: Annotated[Literal["token", "header", "none"], _available("token", "header", "none")] = (
-        Field(
-            default="token",
-            description="`token`: a token of our own for each request; `header`: fixed headers; `none`.",
-        )
+    mode: Annotated[
+        Literal["token", "exchange", "oauth", "client_credentials", "header", "none"],
+        available(*MODES),
+    ] = Field(
+        default="token",
+        description="`token`: a token of our own for each request; `exchange`: one of another authorization "
+        "server for the caller; `oauth`: the user's own account there, which they connect; "
+        "`client_credentials`: one account of the gateway's for all; `header`: fixed headers; `none`.",
     )
     audience: Url | None = Field(
         default=None,
         description="The `aud` of per-call tokens: the server's resource URI; default its url.",
     )
     headers: Headers = Field(default={}, description="For `mode: header`: the headers to send.")
+    exchange: Exchange | None = Field(
+        default=None,
+        description="For `mode: exchange`: what to ask which authorization server for.",
+    )
+    oauth: UserAccounts | None = Field(
+        default=None, description="For `mode: oauth`: how users connect their accounts."
+    )
+    client_credentials: OwnAccount | None = Field(
+        default=None,
+        description="For `mode: client_credentials`: the account, and what to ask for.",
+    )
 
 
 class CallToken(Section):
     """The shape of the per-call token this server understands."""
 
-    alg: Annotated[Literal["ES256"], _available("ES256")] = Field(
-        default="ES256",
-        description="Signature algorithm; others are not available in this version.",
+    alg: Literal["ES256", "EdDSA", "RS256"] = Field(
+        default="ES256", description="Signature algorithm; EdDSA is Ed25519, RS256 has 3072 bits."
     )
     typ: Literal["at+jwt", "JWT"] = Field(default="at+jwt", description="The `typ` header.")
     life: int = Field(default=60, ge=30, le=120, description="Seconds until it expires.")
-    actor_mode: Annotated[Literal["agent"], _available("agent")] = Field(
+    actor_mode: Literal["agent", "gateway"] = Field(
         default="agent",
-        description="Who is the outermost `act`: the agent; others are not available in this version.",
+        description="Who is the outermost `act`: the agent; or the gateway, which then binds each token to a "
+        "key of its own (`cnf`) and sends a DPoP proof along, for servers that check it.",
     )
 
 
@@ -134,7 +156,19 @@ class Server(Section):
     env: Mapping[VariableName, Annotated[SecretStr, AfterValidator(_variable)]] = Field(
         default={}, description="Its environment variables."
     )
-    cwd: FilePath | None = Field(default=None, description="The folder it runs in.")
+    cwd: FilePath | None = Field(
+        default=None,
+        description="The folder it runs in; default one of its own in the state directory.",
+    )
+    sandbox: SandboxOrKind = Field(
+        default=Sandbox(),
+        description="How a stdio server is shut in: `none`, `bwrap`, `landlock`, or a section with more.",
+    )
+    isolation: Literal["shared", "subject"] = Field(
+        default="shared",
+        description="`shared`: one process of a stdio server for all users; `subject`: one for each, in a "
+        "folder of its own, for a server that keeps users' credentials or what they did.",
+    )
     url: Url | None = Field(default=None, description="The endpoint of a streamable HTTP server.")
     headers: Headers = Field(
         default={},
@@ -152,7 +186,13 @@ class Server(Section):
     )
     agent: AgentName | None = Field(
         default=None,
-        description="The agent this server is, to exchange its tokens; not available in this version.",
+        description="The agent this server is: it may exchange the per-call token of each tools/call, "
+        "once, and go on for the user with the tool's scope.",
+    )
+    discovery: bool = Field(
+        default=True,
+        description="false hides from clients of `/mcp/NAME` that tokens can be had by OAuth, for those that "
+        "drop the header they were given as soon as they see it.",
     )
     era: Literal["auto", "modern", "handshake"] = Field(
         default="auto",
@@ -182,7 +222,7 @@ class Server(Section):
         if "headers" in data and "auth" not in data:
             auth["headers"] = data["headers"]
         if "mode" not in auth:
-            auth["mode"] = "header" if "headers" in auth else "token" if "url" in data else "none"
+            auth["mode"] = _mode_of(auth, data)
         if auth["mode"] == "token" and "audience" not in auth and "url" in data:
             auth["audience"] = data["url"]
         return {**data, "auth": auth}
@@ -197,10 +237,24 @@ class Server(Section):
                 raise ValueError(f"says {word}, but has {'command' if kind == 'stdio' else 'url'}")
         if kind == "stdio" and (self.auth.mode != "none" or self.headers):
             raise ValueError("is a stdio server, which takes neither tokens nor headers")
-        if kind == "http" and (self.args or self.env or self.cwd):
-            raise ValueError("has a url, so args, env and cwd have no meaning")
+        if kind == "http":
+            self._is_no_process()
         if self.headers and self.headers != self.auth.headers:
             raise ValueError("has headers both of its own and under auth")
-        if (self.auth.mode == "header") != bool(self.auth.headers):
-            raise ValueError("should have auth.headers with mode header, and only there")
+        self._agree_on_auth()
         return self
+
+    def _is_no_process(self) -> None:
+        how = (self.args, self.env, self.cwd, self.sandbox.kind != "none")
+        if any((*how, self.isolation != "shared")):
+            raise ValueError("has a url, so args, env, cwd, sandbox and isolation have no meaning")
+
+    def _agree_on_auth(self) -> None:
+        mode = self.auth.mode
+        for its, member in _MEMBER.items():
+            if (mode == its) != bool(getattr(self.auth, member)):
+                raise ValueError(f"should have auth.{member} with mode {its}, and only there")
+        if mode in ("exchange", "client_credentials") and self.auth.audience is not None:
+            raise ValueError(f"should have its audience under auth.{mode}")
+        if mode == "oauth" and self.auth.audience is not None:
+            raise ValueError("should name its resource under auth.oauth")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
@@ -15,14 +16,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     StringConstraints,
     ValidationInfo,
     WithJsonSchema,
 )
 
 SIZE = re.compile(r"(\d{1,12})\s*(B|KiB|MiB|GiB)?")
+DURATION = re.compile(r"(\d{1,9})\s*(s|m|h|d)?")
 ALIAS = r"^[a-z0-9-]{1,20}$"
 AGENT_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 UNITS = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".test", ".home.arpa", ".lan")
 
@@ -41,6 +45,36 @@ def parse_size(value: Any) -> Any:
     if match is None:
         raise ValueError("should be a number of bytes, such as 4MiB, 16KiB or 1000")
     return int(match[1]) * UNITS[match[2] or ""]
+
+
+def _network(value: Any) -> Any:
+    """A number would be read as an address, and `true` as one, too."""
+    if isinstance(value, bool | int | float | bytes | list | tuple):
+        raise ValueError("should be a network as text, such as 10.0.0.0/8")
+    return value
+
+
+WIDEST = {4: 8, 6: 7}
+"""The shortest prefixes of networks that are somebody's own: 10.0.0.0/8 and fc00::/7."""
+
+
+def is_too_wide(network: IPv4Network | IPv6Network) -> bool:
+    """Whether a network covers so much that listing it means nothing: half the Internet, or all of IPv4 in
+    IPv6's way."""
+    mapped = network.version == 6 and network.overlaps(IPv6Network("::ffff:0:0/96"))
+    return network.prefixlen < WIDEST[network.version] or (mapped and network.prefixlen <= 96 + 8)
+
+
+def available(*choices: str) -> BeforeValidator:
+    """Refuse what is planned but not built, so that nobody believes in it."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value not in choices:
+            allowed = " or ".join(choices)
+            raise ValueError(f"is not available in this version, only {allowed}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def split_url(value: str) -> SplitResult:
@@ -123,6 +157,31 @@ def _listen(value: str) -> str:
     return value
 
 
+def parse_duration(value: Any) -> Any:
+    """Seconds of `30d`, `12 h`, `90m` or a bare number; other types are left to the model to refuse."""
+    if not isinstance(value, str):
+        return value
+    match = DURATION.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("should be a time such as 30d, 12h, 90m or a number of seconds")
+    return int(match[1]) * DURATIONS[match[2] or "s"]
+
+
+Duration = Annotated[
+    int,
+    BeforeValidator(parse_duration),
+    Field(gt=0, le=10 * 365 * 86_400),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": f"^{DURATION.pattern}$"},
+            ]
+        }
+    ),
+]
+"""Seconds, written as a number or with s, m, h or d."""
+
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
@@ -150,5 +209,7 @@ FilePath = Annotated[Path, AfterValidator(_path)]
 Alias = Annotated[str, StringConstraints(pattern=ALIAS)]
 """Names of issuers and servers: they become parts of subjects, tool names and paths."""
 
+Network = Annotated[IPvAnyNetwork, BeforeValidator(_network)]
+"""A network by its prefix, or one address."""
 AgentName = Annotated[str, StringConstraints(pattern=AGENT_NAME)]
 """Names of agents: they become parts of `/a2a/{agent}`."""

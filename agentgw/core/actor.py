@@ -6,13 +6,14 @@ Pure rules of RFC 8693 sections 4.1 (`act`) and 4.4 (`may_act`) as narrowed here
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentgw.core.claims import NAME_LIMIT, IssuerRules
 from agentgw.core.delegation import DEFAULT_MAX_DEPTH
+from agentgw.core.possession import Binding
 from agentgw.core.principal import EVIDENCE, Hop
-from agentgw.errors import InvalidToken
+from agentgw.errors import InvalidProof, InvalidToken
 
 _CLIENT_CLAIMS = ("client_id", "azp", "appid", "cid")
 _CLIENT_AUTH_CLAIMS = ("azpacr", "appidacr")
@@ -31,13 +32,17 @@ class ClientRule:
 
 @dataclass(frozen=True, slots=True)
 class AgentRules:
-    """One configured agent: its `id` is `{public_url}/a2a/{name}`; `max_depth` counts `act` objects."""
+    """One configured agent: its `id` is `{public_url}/a2a/{name}`; `max_depth` counts `act` objects.
+
+    `require` is the proof of possession (`dpop` or `mtls`) its tokens must demand, None for any or none.
+    """
 
     name: str
     id: str
     clients: tuple[ClientRule, ...] = ()
     disabled: bool = False
     max_depth: int = DEFAULT_MAX_DEPTH
+    require: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,35 @@ def check_may_act(may_act: str | None, chain: tuple[Hop, ...]) -> None:
         raise InvalidToken("the token's may_act names another agent than the one acting")
 
 
+def check_required(hop: Hop, binding: Binding | None, index: AgentIndex) -> None:
+    """Refuse a token of an agent that must prove possession (`require`) and is bound to nothing it could
+    prove. Raises InvalidToken; InvalidProof where DPoP is what is missing."""
+    agent = index.by_id.get(hop.id)
+    require = None if agent is None else agent.require
+    if require == "dpop" and (binding is None or binding.jkt is None):
+        raise InvalidProof(
+            f"{hop.agent} must use tokens bound to a DPoP key: get one at /oauth/token with a proof",
+            "invalid_token",
+        )
+    if require == "mtls" and (binding is None or binding.x5t is None):
+        raise InvalidToken(
+            f"{hop.agent} must use tokens bound to its TLS certificate: get one at /oauth/token over mTLS"
+        )
+
+
+def proven_by(hop: Hop, binding: Binding | None) -> Hop:
+    """The current agent's hop once the token's binding was proven.
+
+    A key proves that nobody stole the token, not who first got it: evidence that the client
+    authenticated grows to `dpop` or `mtls`, weaker evidence stays what it is.
+    """
+    if binding is None or EVIDENCE.index(hop.evidence) < _PROVEN:
+        return hop
+    evidence = "mtls" if binding.x5t is not None else "dpop"
+    stronger = EVIDENCE.index(evidence) > EVIDENCE.index(hop.evidence)
+    return replace(hop, evidence=evidence) if stronger else hop
+
+
 def client_of(claims: Mapping[str, Any]) -> str | None:
     """The client a token was issued to: `client_id` (RFC 9068), `azp`, `appid` and `cid` must agree."""
     found = [claims[name] for name in _CLIENT_CLAIMS if name in claims]
@@ -165,7 +199,7 @@ def act_ids(claims: Mapping[str, Any], public_url: str, max_depth: int) -> tuple
 
 def refresh_hops(chain: tuple[Hop, ...], index: AgentIndex) -> tuple[Hop, ...]:
     """The hops as today's configuration sees them: agents since removed or disabled become nobody."""
-    return tuple(Hop(hop.id, _agent_name(hop.id, index), hop.evidence) for hop in chain)
+    return tuple(replace(hop, agent=_agent_name(hop.id, index)) for hop in chain)
 
 
 def _client_hop(

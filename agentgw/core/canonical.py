@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import json
+from binascii import b2a_base64
 from typing import Any
 
 MAX_SAFE_INTEGER = 2**53 - 1
@@ -18,8 +18,12 @@ class NotCanonical(ValueError):
 
 def b64url(data: bytes) -> str:
     """Unpadded base64url (RFC 7515 section 2)."""
-    encoded = binascii.b2a_base64(data, newline=False).translate(_URL_SAFE)
-    return encoded.rstrip(b"=").decode("ascii")
+    return b2a_base64(data, newline=False).translate(_URL_SAFE).rstrip(b"=").decode("ascii")
+
+
+def b64url_bytes(data: bytes) -> bytes:
+    """The same as ASCII bytes: a segment of a compact JWS."""
+    return b2a_base64(data, newline=False).translate(_URL_SAFE).rstrip(b"=")
 
 
 def digest(data: bytes) -> str:
@@ -33,7 +37,7 @@ def canonical_json(value: Any) -> bytes:
         if _is_plain(value):
             text = _ENCODE(value)
         else:
-            text = "".join(_serialise(value))
+            text = _serialise(value)
         return text.encode("utf-8")
     except UnicodeEncodeError:
         raise NotCanonical("a string holds a lone surrogate") from None
@@ -64,23 +68,22 @@ def _check_integer(value: int) -> None:
         raise NotCanonical("an integer lies beyond 2^53-1")
 
 
-def _serialise(value: Any) -> list[str]:
-    match value:
-        case bool() | None | str():
-            return [_ENCODE(value)]
-        case int():
-            _check_integer(value)
-            return [str(value)]
-        case float():
-            return [_number(value)]
-        case list():
-            parts = [",".join("".join(_serialise(item)) for item in value)]
-            return ["[", *parts, "]"]
-        case dict():
-            members = sorted(value.items(), key=lambda member: _utf16(member[0]))
-            body = ",".join(_ENCODE(key) + ":" + "".join(_serialise(item)) for key, item in members)
-            return ["{", body, "}"]
-    raise NotCanonical(f"{type(value).__name__} is no JSON value")
+def _serialise(value: Any) -> str:
+    kind = type(value)
+    if kind is float:
+        return _number(value)
+    if kind is str or value is None or kind is bool:
+        return _ENCODE(value)
+    if kind is int:
+        _check_integer(value)
+        return str(value)
+    if kind is list:
+        return f"[{','.join(map(_serialise, value))}]"
+    if kind is dict:
+        members = sorted(value.items(), key=lambda member: _utf16(member[0]))
+        body = ",".join(f"{_ENCODE(key)}:{_serialise(item)}" for key, item in members)
+        return f"{{{body}}}"
+    raise NotCanonical(f"{kind.__name__} is no JSON value")
 
 
 def _utf16(key: str) -> bytes:
@@ -89,10 +92,12 @@ def _utf16(key: str) -> bytes:
 
 def _number(value: float) -> str:
     """ECMAScript's Number::toString (ECMA-262 section 6.1.6.1.20), which RFC 8785 section 3.2.2.3 demands."""
-    if value != value or value in (float("inf"), float("-inf")):
+    text = repr(value)
+    if "e" not in text and "n" not in text:  # between 1e-4 and 1e16, as ECMAScript writes it too
+        whole = text.removesuffix(".0")
+        return "0" if whole == "-0" else whole
+    if value - value != 0:
         raise NotCanonical("a number is not finite")
-    if value == 0:
-        return "0"
     sign = "-" if value < 0 else ""
     mantissa, _, exponent = f"{abs(value)!r}".partition("e")
     whole, _, fraction = mantissa.partition(".")

@@ -123,19 +123,16 @@ def check_times(
 def check_kind(claims: Mapping[str, Any], typ: str | None, rules: IssuerRules) -> None:
     """Refuse what is no access token: ID, refresh, logout and foreign kinds (RFC 9068 section 4).
 
-    `typ` is the header's, lower case. Also refuses tokens bound to a key (`cnf`, RFC 7800): nobody
-    has checked that proof here, so such a token is not a bearer token.
+    `typ` is the header's, lower case; without one a token passes only by its issuer's marker. Whether
+    the token is bound to a key is asked elsewhere (core/possession.py).
     """
     wanted = {rules.require_typ} if rules.require_typ else {"at+jwt", "jwt"}
-    if typ not in wanted:
+    untyped = typ is None and rules.require_typ is None and bool(rules.marker)
+    if typ not in wanted and not untyped:
         raise InvalidToken(f"the token's typ header is not {' or '.join(sorted(wanted))}")
     for name in _ID_OR_LOGOUT:
         if name in claims:
             raise InvalidToken(f"the token carries {name}: it is no access token")
-    if "cnf" in claims:
-        raise InvalidToken(
-            "the token is bound to a key (cnf) and may not be used as a bearer token"
-        )
     marked = _holds_marker(claims, rules.marker)
     kind = claims.get("typ")
     if kind is not None and not (
@@ -143,7 +140,7 @@ def check_kind(claims: Mapping[str, Any], typ: str | None, rules: IssuerRules) -
         or ("typ" in rules.marker and marked)
     ):
         raise InvalidToken("the token's typ claim names another kind than an access token")
-    if claims.get("token_use", "access") != "access":
+    if claims.get("token_use", "access") not in ("access", "access_token"):
         raise InvalidToken("the token's token_use is not access")
     if rules.marker and not marked:
         raise InvalidToken("the token lacks the access_token_claim configured for its issuer")
@@ -235,7 +232,7 @@ def groups_of(claims: Mapping[str, Any], rules: IssuerRules) -> frozenset[str]:
 def subject_of(claims: Mapping[str, Any], rules: IssuerRules, public_url: str) -> Subject:
     """Who the token is about: `alias|sub`, or the bare sub of a plain issuer.
 
-    A plain sub may not be spelled like a qualified user, a group, a client or anything of ours, or
+    A plain sub may not be spelled like a qualified user, a group, a client, an agent or anything of ours, or
     one issuer could name another's users. A configured `user_claim` that is missing or not vouched
     for refuses the token: falling back to `sub` would mix two name spaces in the grants.
     """
@@ -243,7 +240,7 @@ def subject_of(claims: Mapping[str, Any], rules: IssuerRules, public_url: str) -
     known_as = None if rules.user_claim is None else _user_claim(claims, rules, rules.user_claim)
     if rules.subject != "plain":
         return Subject(rules.alias, sub, f"{rules.alias}|{sub}", known_as)
-    if "|" in sub or ":group:" in sub or sub.startswith(("client:", public_url)):
+    if "|" in sub or ":group:" in sub or sub.startswith(("client:", "agent:", public_url)):
         raise InvalidToken("the token's sub is spelled like a name of another issuer or of ours")
     return Subject(rules.alias, sub, sub, known_as)
 

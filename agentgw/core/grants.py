@@ -36,12 +36,14 @@ class AccessRequest(NamedTuple):
 class Decision(NamedTuple):
     """The answer. `reason` is None on allow, else `unknown_agent`, `not_available` or
     `insufficient_scope`; `rule` names what decided (`-` where no row matched); `missing_scopes` is
-    filled only where policy would allow with them."""
+    filled only where policy would allow with them. `account` is whose connected account an agent that
+    acts for no user may use for this, where the rows that let it say one."""
 
     allow: bool
     reason: str | None
     rule: str
     missing_scopes: tuple[str, ...] = ()
+    account: Subject | None = None
 
 
 class Condition(Protocol):
@@ -72,15 +74,20 @@ class Pattern:
 @dataclass(frozen=True, slots=True)
 class Users:
     """The users a row names, by exact value: `pairs` of (issuer alias, sub), bare subs of the `plain`
-    issuer, `groups` as `alias:group:NAME`; `anyone` stands for a lone `*`."""
+    issuer, `groups` as `alias:group:NAME`; `anyone` stands for a lone `*`. `agents` are those that act
+    for themselves, by configured name: no `*` names them, unless `any_agent` says so."""
 
     pairs: frozenset[tuple[str, str]] = frozenset()
     plain: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
     anyone: bool = False
+    agents: frozenset[str] = frozenset()
+    any_agent: bool = False
 
     def include(self, subject: Subject, groups: frozenset[str]) -> bool:
         """Whether the row speaks of this user, who is a member of these issuer-qualified groups."""
+        if subject.agent is not None:
+            return self.any_agent or subject.agent in self.agents
         # Never both: who may choose his own user name could choose another's sub.
         known_as = subject.sub if subject.known_as is None else subject.known_as
         return (
@@ -99,6 +106,7 @@ class Row:
 
     An allow row without `agents` is a right of the user and one without `users` a right of the agent;
     one of each is then needed. `agents` holds configured names; `*` among them is any registered agent.
+    `account_of` is the user whose connected account the row's agents may use, acting for themselves.
     """
 
     id: str
@@ -108,6 +116,7 @@ class Row:
     when: Condition | None = None
     deny: bool = False
     min_evidence: str | None = None
+    account_of: Subject | None = None
 
     def names(self, server: str, kind: Kind, name: str) -> bool:
         """Whether one of the row's patterns of this kind matches."""
@@ -167,7 +176,15 @@ def judge(rows: Sequence[Row], request: AccessRequest) -> Decision:
     missing = request.scopes - request.caller.scopes
     if missing:
         return Decision(False, "insufficient_scope", rule, tuple(sorted(missing)))
-    return Decision(True, None, rule)
+    return Decision(True, None, rule, (), _account(granting, deciding, request.caller))
+
+
+def _account(granting: Sequence[Row], deciding: set[str], caller: Caller) -> Subject | None:
+    """The one user whose account the deciding rows name; a caller with a user of its own has no other's."""
+    if caller.subject.agent is None:
+        return None
+    named = {row.account_of for row in granting if row.id in deciding and row.account_of}
+    return named.pop() if len(named) == 1 else None
 
 
 def _rows_for(hop: Hop, granting: Sequence[Row]) -> tuple[Row, ...]:

@@ -34,19 +34,19 @@ class CompactRange:
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf hash (32 bytes) on the right."""
-        peaks = self._peaks
-        size = self.size
-        self.size = size + 1
-        while size & 1:
-            leaf = sha256(b"\x01" + peaks.pop() + leaf).digest()
-            size >>= 1
-        peaks.append(leaf)
+        self.extend((leaf,))
 
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Add leaf hashes in order."""
-        append = self.append
+        peaks, size = self._peaks, self.size
         for leaf in leaves:
-            append(leaf)
+            left, node = size, leaf
+            while left & 1:
+                node = sha256(b"\x01" + peaks.pop() + node).digest()
+                left >>= 1
+            peaks.append(node)
+            size += 1
+        self.size = size
 
     def root(self) -> bytes:
         """The tree head of all leaves so far; SHA-256 of nothing where there are none."""

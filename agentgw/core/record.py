@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,14 +22,24 @@ Verdict = Literal["allow", "deny"]
 def uuid7(ms: int, random_bytes: bytes) -> str:
     """A UUID version 7 (RFC 9562 section 5.7) from Unix milliseconds and 10 random bytes."""
     tail = random_bytes.hex()
-    stamp = f"{ms:012x}"
     variant = "89ab"[random_bytes[9] & 3]
-    return f"{stamp[:8]}-{stamp[8:]}-7{tail[:3]}-{variant}{tail[3:6]}-{tail[6:18]}"
+    return f"{_stamp(ms)}{tail[:3]}-{variant}{tail[3:6]}-{tail[6:18]}"
+
+
+@lru_cache(maxsize=8)
+def _stamp(ms: int) -> str:
+    stamp = f"{ms:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-7"
 
 
 def rfc3339_ms(now: float) -> str:
     """RFC 3339 in UTC with milliseconds, from Unix seconds: `2026-11-23T05:46:45.120Z`."""
-    second, ms = divmod(round(now * 1000), 1000)
+    return _millisecond(round(now * 1000))
+
+
+@lru_cache(maxsize=8)
+def _millisecond(time: int) -> str:
+    second, ms = divmod(time, 1000)
     return f"{_second(second)}.{ms:03d}Z"
 
 
@@ -39,15 +48,12 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def commit(key: bytes | hmac.HMAC, digest_string: str) -> str:
-    """`hmac-sha-256:` + base64url of HMAC-SHA-256 under the subject's key over a digest's ASCII text.
+def commit(mac: bytes) -> str:
+    """`hmac-sha-256:` + base64url of the HMAC-SHA-256 under the subject's key over a digest's ASCII text.
 
-    `key` is the key or an HMAC-SHA-256 state already keyed with it, which is left as it is.
     Deleting the key erases what could be guessed from the commit; every proof stays valid.
     """
-    state = hmac.new(key, digestmod="sha256") if isinstance(key, bytes) else key.copy()
-    state.update(digest_string.encode("ascii"))
-    return "hmac-sha-256:" + b64url(state.digest())
+    return "hmac-sha-256:" + b64url(mac)
 
 
 def decision_record(
@@ -57,12 +63,13 @@ def decision_record(
     server: str | None, method: str, name: str | None,
     tool_digest: str | None, params_commit: str | None, issued: Mapping[str, Any] | None,
     decision: Verdict, reason: str | None, rule: str, policy_version: str,
-    era: str | None, chain_assurance: Assurance, approval: str | None = None,
+    era: str | None, chain_assurance: Assurance | None, approval: str | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """What was decided about one authenticated request, written before anything is sent.
 
     `now` is Unix seconds, `issued` is `{jti, aud, scope, exp}` or None, `client` is the caller's own
-    untrusted word. A `notes` field follows only where the caller has notes.
+    untrusted word. `chain_assurance` says how much of the chain the server is shown, None where the request
+    is for none. A `notes` field follows only where the caller has notes.
     """
     # Spelt out, not shared with event_record: this one is on the path of every call.
     subject = caller.subject
@@ -109,11 +116,12 @@ def event_record(
     inbound: Inbound | None = None, issued: Mapping[str, Any] | None = None,
     decision: Verdict = "allow", reason: str | None = None, rule: str = "-",
     policy_version: str | None = None, approval: str | None = None,
-    chain_assurance: Assurance = "token", detail: Mapping[str, Any] | None = None,
+    chain_assurance: Assurance | None = None, detail: Mapping[str, Any] | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """A decision that sends nothing upstream: `oauth/token`, an admin change, a session, a stream.
 
     `method` names it. `detail` holds what only this kind of event has, and never a token or secret.
+    `chain_assurance` is None but for a request or a credential of ours for a server.
     """
     record: dict[str, object] = {
         "id": id,

@@ -12,11 +12,15 @@ UNAVAILABLE = 46004
 UPSTREAM_FAILED = 46005
 TOOL_CHANGED = 46006
 LIMITED = 46007
+CONNECT_REQUIRED = 46008
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One refusal. `rule` is opaque to the caller; `hint` says who could help and with what."""
+    """One refusal. `rule` is opaque to the caller; `hint` says who could help and with what.
+
+    `link` is where the user can help.
+    """
 
     code: int
     reason: str
@@ -25,6 +29,7 @@ class Refusal:
     rule: str = "-"
     missing_scopes: tuple[str, ...] = ()
     retry_after_ms: int | None = None
+    link: str | None = None
 
     def data(self, event_id: str, docs: str) -> dict[str, Any]:
         """The `data` of the JSON-RPC error."""
@@ -38,6 +43,8 @@ class Refusal:
         }
         if self.retry_after_ms is not None:
             data["retry_after_ms"] = self.retry_after_ms
+        if self.link is not None:
+            data["url"] = self.link
         return data
 
 
@@ -51,13 +58,29 @@ def unknown_agent(agent: str) -> Refusal:
     )
 
 
-def not_available(name: str, agent: str, subject: str, asked: str) -> Refusal:
-    """Policy says no, or there is no such thing: both look the same. `asked` is `server/original`."""
+def not_available(
+    name: str, agent: str, subject: str, asked: str, by_consent: bool = False
+) -> Refusal:
+    """Policy or the user's consent says no, or there is no such thing: all look the same.
+
+    `asked` is `server/original`; `by_consent` tells that the caller stands on a consent at all.
+    """
+    more = "; if there is one, let the user sign in again and consent to it" if by_consent else ""
     return Refusal(
         NOT_AVAILABLE,
         "not_available",
         f"{name} is not available to {agent} acting for {subject}",
-        f"ask an operator for a grant on {asked}",
+        f"ask an operator for a grant on {asked}{more}",
+    )
+
+
+def beyond_the_token(name: str, agent: str, subject: str) -> Refusal:
+    """The token's authorization_details are for another tool, or for other arguments (RFC 9396)."""
+    return Refusal(
+        NOT_AVAILABLE,
+        "not_available",
+        f"{name} is not available to {agent} acting for {subject}",
+        "this token is for one call only, by its authorization_details: ask for one for this call",
     )
 
 
@@ -108,6 +131,15 @@ def upstream_failed(server: str, reason: str) -> Refusal:
         f"{server} failed: {reason}",
         "the call may or may not have taken effect; the server's operator can tell",
     )
+
+
+def connect_required(server: str, reason: str, link: str | None) -> Refusal:
+    """The server wants an account of the user's own, which nobody has connected; `reason` is safe to show."""
+    if link is None:
+        hint = "the one whose account it is connects it at /oauth/connect/" + server
+    else:
+        hint = f"the user opens {link} once, signs in, and agrees; then call again"
+    return Refusal(CONNECT_REQUIRED, "connect_required", reason, hint, link=link)
 
 
 def limited(what: str, retry_after_ms: int) -> Refusal:

@@ -23,7 +23,14 @@ issuers:
     issuer: {issuer}
     audiences: ["{gateway}/mcp"]
     groups_claim: groups
+login:
+  issuer: laptop
+  client_id: agentgw
+  client_secret: "${{file:login.secret}}"
 agents:
+  desktop:  # whatever MCP client you point here: it registers itself, and you let it in
+    login: {{dynamic: true}}
+    may_hand_to: [coder]
   planner:
     clients: [{{issuer: laptop, client_id: planner, confidential: true}}]
     auth: {{secret: "${{file:planner.secret}}"}}
@@ -39,7 +46,7 @@ servers:
     tools: {{close_ticket: {{scope: tickets.write}}}}
 grants:
   - {{id: support, users: ["laptop:group:support"], tools: ["time/*", "git/*", "tickets/*"]}}
-  - {{id: planner, agents: [planner], tools: ["time/*", "git/*", "tickets/*"]}}
+  - {{id: planner, agents: [planner, desktop], tools: ["time/*", "git/*", "tickets/*"]}}
   - {{id: coder, agents: [coder], tools: ["tickets/*"]}}
   - id: people-decide
     deny: true

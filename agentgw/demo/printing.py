@@ -54,6 +54,7 @@ def _stay(stage: Stage, as_json: bool) -> None:
             _NEXT.format(
                 entry=json.dumps(entry, indent=2),
                 stage=stage,
+                password=stage.issuer.passwords["alice"],
                 agentgw=_command(),
                 reload=f"kill -HUP {stage.gateway_pid}",
             ),
@@ -98,10 +99,15 @@ Every step held, and everything stays up until Ctrl-C. Next:
 
 {entry}
 
-  2. Watch its calls being recorded:
+  2. Or give a client that can log in nothing but {stage.gateway}/mcp. You sign in
+     as alice, password {password}, and say what it may do.
+
+  3. See which agents act for alice, and stop them: {stage.gateway}/account
+
+  4. Watch the calls being recorded:
 
      {agentgw} audit tail -f --state-dir {stage.state}
 
-  3. Read {stage.config}, change a grant, and let the gateway take it:
+  5. Read {stage.config}, change a grant, and let the gateway take it:
 
      {reload}"""

@@ -104,6 +104,8 @@ class Stage:
         keys = {"keys": [public_jwk(self._coder, "coder-1")]}
         owner_only(self.folder / "coder.jwks.json", json.dumps(keys))
         owner_only(self.folder / "planner.secret", self.planner_secret)
+        login = self.issuer.register("agentgw", f"{self.gateway}/oauth/callback")
+        owner_only(self.folder / "login.secret", login)
         owner_only(self.config, self._configuration(self))
         start, wait = self._processes.start, self._processes.wait_until
         tickets = ["--port", str(self.tickets_port), "--issuer", self.gateway]

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from agentgw.core import refusal
-from agentgw.core.catalog import Tool, split_exposed
+from agentgw.core.catalog import Listing, Tool, split_exposed
+from agentgw.core.grants import Decision
 from agentgw.core.principal import Caller
 from agentgw.core.refusal import Refusal
 from agentgw.core.target import FILTERED_LISTS, Target, target_of
 from agentgw.errors import UpstreamFailed
 from agentgw.gateway.incoming import END_SESSION, OPEN_STREAM, Incoming, Server
+from agentgw.gateway.judgement import BEYOND_THE_TOKEN, needed_scopes
 from agentgw.mcp.message import INVALID_PARAMS, NOTIFICATIONS, Message
 
 UNKNOWN_TOOL = "unknown_tool"
@@ -42,19 +44,33 @@ async def resolve(
     Never fails: what cannot be found is for policy to answer first.
     """
     plain = unresolved(servers, incoming)
-    message, server = incoming.message, plain.server
-    if message.method != "tools/call" or server is None or plain.target is None:
+    server = plain.server
+    if incoming.message.method != "tools/call" or server is None or plain.target is None:
         return plain
     try:
         catalogue = server.catalogue
         listing = await (catalogue.look_again() if again else catalogue.listing())
     except UpstreamFailed as error:
         return plain._replace(failure=error.reason)
+    return _listed(plain, plain.target, listing, incoming)
+
+
+def known(servers: Mapping[str, Server], incoming: Incoming) -> Asked | None:
+    """The same where `incoming` calls a tool from a list at hand; None where a server may be asked."""
+    plain = unresolved(servers, incoming)
+    if plain.server is None or plain.target is None or incoming.message.method != "tools/call":
+        return None
+    listing = plain.server.catalogue.at_hand
+    asked = None if listing is None else _listed(plain, plain.target, listing, incoming)
+    return None if asked is None or asked.tool is None else asked
+
+
+def _listed(plain: Asked, target: Target, listing: Listing, incoming: Incoming) -> Asked:
     if incoming.server is not None:
-        name = plain.target.name
-        return plain._replace(tool=listing.tools.get(name), withheld=listing.withheld.get(name))
+        tool, withheld = listing.tools.get(target.name), listing.withheld.get(target.name)
+        return Asked(plain.server, plain.message, target, tool, plain.label, None, withheld)
     tool = listing.exposed.get(plain.label)
-    name = plain.target.name if tool is None else tool.name
+    name = target.name if tool is None else tool.name
     return _renamed(plain, name)._replace(tool=tool, withheld=listing.withheld.get(name))
 
 
@@ -98,6 +114,23 @@ def unfit(asked: Asked, server: Server, target: Target, rule: str) -> Refusal | 
     return None
 
 
+def why_not(decision: Decision, caller: Caller, asked: Asked) -> Refusal:
+    """What policy's refusal is called towards the agent."""
+    (agent, subject), server, target = speakers(caller), asked.server, asked.target
+    if decision.reason == "unknown_agent":
+        return refusal.unknown_agent(agent)
+    if decision.rule == BEYOND_THE_TOKEN:
+        return refusal.beyond_the_token(asked.label, agent, subject)
+    by = caller.consent is not None
+    if server is None or target is None:
+        return refusal.not_available(asked.label, agent, subject, asked.label, by)
+    if decision.reason == "insufficient_scope":
+        needed = tuple(sorted(needed_scopes(server, target.kind, target.name)))
+        return refusal.insufficient_scope(asked.label, decision.rule, needed)
+    asked_for = f"{server.name}/{target.name}"
+    return refusal.not_available(asked.label, agent, subject, asked_for, by)
+
+
 def passes_unasked(message: Message) -> bool:
     """What needs no grant: openings, lists (filtered later), notifications and posted responses."""
     if message.kind == "request":
@@ -114,5 +147,5 @@ def speakers(caller: Caller) -> tuple[str, str]:
     """The agent and the user of a caller, as a message names them."""
     if not caller.chain:
         return "a caller without an agent", caller.subject.sub
-    hop = caller.chain[0]
-    return hop.agent or hop.id, caller.subject.sub
+    agent, subject = caller.chain[0].agent or caller.chain[0].id, caller.subject
+    return agent, "itself" if subject.agent == agent else subject.agent or subject.sub

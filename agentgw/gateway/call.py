@@ -3,42 +3,66 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import Awaitable
+from typing import NamedTuple
 
 from agentgw.core import refusal
 from agentgw.core.canonical import NotCanonical
 from agentgw.core.claims import MIN_LIFE
-from agentgw.core.grants import AccessRequest, Decision
-from agentgw.core.principal import Caller
+from agentgw.core.external_exchange import Credential
+from agentgw.core.grants import Decision
+from agentgw.core.principal import Caller, Issued, Subject
 from agentgw.core.refusal import Refusal
-from agentgw.errors import InvalidToken, Unavailable, UpstreamFailed
-from agentgw.gateway import relay
+from agentgw.core.revocation import Revoked
+from agentgw.errors import (
+    ConnectRequired,
+    CredentialRefused,
+    InvalidToken,
+    OAuthError,
+    Unavailable,
+    UpstreamFailed,
+)
+from agentgw.gateway import credentials
+from agentgw.gateway.answering import pass_stream, pass_whole, refuse
 from agentgw.gateway.asked import (
     UNKNOWN_TOOL,
     Asked,
+    known,
     passes_unasked,
     resolve,
     speakers,
     unfit,
     unresolved,
+    why_not,
 )
 from agentgw.gateway.authority import authorise_for
+from agentgw.gateway.flights import Flights
 from agentgw.gateway.incoming import (
-    END_SESSION,
-    EVENT_STREAM,
-    OPEN_STREAM,
     AgentSession,
     Answer,
     Incoming,
     Server,
+    transmit,
 )
 from agentgw.gateway.journal import Entry
-from agentgw.gateway.plan import Plan, plan_token
-from agentgw.gateway.problems import refusal as refused
+from agentgw.gateway.judgement import BEYOND_THE_TOKEN, decide, may_open
+from agentgw.gateway.plan import Plan, digest_of, plan_token
 from agentgw.gateway.problems import unavailable
 from agentgw.gateway.surroundings import Surroundings
-from agentgw.mcp.message import INVALID_PARAMS
+from agentgw.mcp.message import INVALID_PARAMS, LARGE_REQUEST
 from agentgw.upstream.link import Outbound, Reply
+
+_Weighed = tuple[Decision, Refusal | None, str | None]
+
+
+class _Using(NamedTuple):
+    """What a call is sent with: a token of ours, or `held`, which is that of `owner` where a grant says
+    so. `now` is when it was decided."""
+
+    token: Awaitable[bytes] | None
+    held: Credential | None
+    owner: Subject | None
+    now: float
 
 
 class Gateway:
@@ -46,95 +70,121 @@ class Gateway:
 
     def __init__(self, here: Surroundings) -> None:
         self.here = here
-        self._in_flight: dict[tuple[str, str | int], asyncio.Task[object]] = {}
+        self._flights = Flights()
 
     async def call(self, incoming: Incoming) -> Answer:
         """Carry one message to its server and the answer back, as policy allows and records show."""
-        asked = await self._resolve(incoming)  # 1 what is asked for
+        # 1 what is asked for
+        asked = known(self.here.servers, incoming) or await self._resolve(incoming)
         here = self.here
         now = here.clock()
         if incoming.caller.exp - now < MIN_LIFE:
             raise InvalidToken("the token expired while its request was on the way")
-        decision, why = self._judge(here, incoming, asked, now)  # 2 may it be
-        plan, why = self._plan(here, incoming.caller, asked, now, why)  # 3 what will be signed
+        if not here.revoked.quiet:
+            if here.revoked.stale:
+                return unavailable(incoming, here.docs)
+            check_tokens(here.revoked, incoming.caller)
+        decision, why, digest = await self._weigh(here, incoming, asked, now)  # 2 may it be
+        plan = self._plan(here, incoming.caller, asked, digest, now)  # 3 what will be signed
+        held = credentials.known(asked, incoming.caller, why, decision.account)
         try:
-            entry = await self._open(
-                here, incoming, asked, now, plan, decision, why
-            )  # 4 the record
+            # 4 the record
+            entry, durable = self._open(here, incoming, asked, now, plan, decision, why, held)
+            token = _sign(here, asked.server, plan, why)  # 5 signed while the record is flushed
+            await durable
         except Unavailable:
             return unavailable(incoming, here.docs)
         if why is not None or asked.server is None or plan is None:
-            return self._refuse(here, incoming, why)
-        why = self._revoked_meanwhile(here, incoming, asked, now)
+            return await self._refused(here, incoming, asked, decision, why)
+        if plan.entrusted is not None:
+            held_up = await self._entrust(here, incoming, plan.entrusted, entry)
+            if held_up is not None:
+                return held_up
+        if held is None and asked.server.credentials is not None:
+            owner = decision.account
+            got = await credentials.acquire(
+                here.journal, incoming, asked, asked.server, entry, owner
+            )
+            if not isinstance(got, Credential):
+                return refuse(here, incoming, got)
+            held = got
+        using = _Using(token, held, decision.account, now)
+        if self._may_have_lost(here):
+            why = await self._revoked_meanwhile(here, incoming, asked, using)
         if why is not None:
             here.journal.close(entry, "refused", error=why.reason)
-            return self._refuse(here, incoming, why)
-        token = None if plan.claims is None else here.minter.sign(plan.claims, asked.server.typ)
-        return await self._deliver(here, incoming, asked, asked.server, token, entry)  # 5 and 6
+            return refuse(here, incoming, why)
+        return await self._deliver(here, incoming, asked, asked.server, using, entry)  # and 6
 
     async def _resolve(self, incoming: Incoming) -> Asked:
         """Find what is named; a server is asked again only for what policy would allow."""
         servers = self.here.servers
-        if not self.knows_agents_of(incoming.caller):
+        if not self.here.hears(incoming.caller):
             return unresolved(servers, incoming)
         asked = await resolve(servers, incoming)
         if asked.tool is None:
-            _, why = self._judge(self.here, incoming, asked, self.here.clock())
+            _, why, _ = await self._weigh(self.here, incoming, asked, self.here.clock())
             if why is not None and why.reason == UNKNOWN_TOOL:
                 return await resolve(servers, incoming, again=True)
         if asked.server is not self.here.servers.get(asked.server.name if asked.server else ""):
             return await resolve(self.here.servers, incoming)  # a reload came in between
         return asked
 
+    async def _weigh(
+        self, here: Surroundings, incoming: Incoming, asked: Asked, now: float
+    ) -> _Weighed:
+        """`_judge` and digest: what takes a large message long, in a thread, since others wait."""
+        if incoming.message.size < LARGE_REQUEST:
+            return self._judge_and_digest(here, incoming, asked, now)
+        return await asyncio.to_thread(self._judge_and_digest, here, incoming, asked, now)
+
+    def _judge_and_digest(
+        self, here: Surroundings, incoming: Incoming, asked: Asked, now: float
+    ) -> _Weighed:
+        """Policy's decision, why the call is refused, if it is, and the digest of what is asked."""
+        decision, why = self._judge(here, incoming, asked, now)
+        if asked.server is None:
+            return decision, why, None
+        try:
+            return decision, why, digest_of(asked.server, asked.message)
+        except NotCanonical as error:
+            text = f"the params cannot be digested (RFC 8785): {error}"
+            return decision, why or Refusal(INVALID_PARAMS, "not_canonical", text, ""), None
+
     def _judge(
         self, here: Surroundings, incoming: Incoming, asked: Asked, now: float
     ) -> tuple[Decision, Refusal | None]:
         """Policy's decision, and why the call is refused, if it is: agents, grants, scope, tool."""
         caller, target, server = incoming.caller, asked.target, asked.server
-        agent, subject = speakers(caller)
-        if not self.knows_agents_of(caller):
-            return Decision(False, "unknown_agent", "-"), refusal.unknown_agent(agent)
+        if not here.knows_agents_of(caller):
+            unknown = refusal.unknown_agent(speakers(caller)[0])
+            return Decision(False, "unknown_agent", "-"), unknown
+        if (what := here.lost(caller)) is not None:
+            return Decision(False, "revoked", "-"), refusal.revoked(what)
         if server is not None and passes_unasked(incoming.message):
-            return Decision(True, None, "-"), None
+            if may_open(here.issuer, caller, server, incoming.message.method):
+                return Decision(True, None, "-"), None
+            decision = Decision(False, "not_available", BEYOND_THE_TOKEN)
+            return decision, why_not(decision, caller, asked)
         if server is None or target is None:
             decision = Decision(False, "not_available", "-")
-            return decision, refusal.not_available(asked.label, agent, subject, asked.label)
-        scope = server.scopes.get(target.name) if target.kind == "tools" else None
-        scopes = frozenset(scope.split()) if scope else frozenset()
-        decision = here.policy.decide(
-            AccessRequest(
-                caller, server.name, target.kind, target.name, target.arguments, scopes, now
-            )
-        )
-        if decision.reason == "unknown_agent":
-            return decision, refusal.unknown_agent(agent)
-        if decision.reason == "insufficient_scope":
-            needed = tuple(sorted(scopes))
-            return decision, refusal.insufficient_scope(asked.label, decision.rule, needed)
+            return decision, why_not(decision, caller, asked)
+        decision = decide(here, caller, server, target.kind, target.name, target.arguments, now)
+        if (what := here.revoked.party(decision.account, ())) is not None:
+            return Decision(False, "revoked", decision.rule), refusal.revoked(what)
         if not decision.allow:
-            asked_for = f"{server.name}/{target.name}"
-            return decision, refusal.not_available(asked.label, agent, subject, asked_for)
+            return decision, why_not(decision, caller, asked)
         return decision, unfit(asked, server, target, decision.rule)
 
     def _plan(
-        self,
-        here: Surroundings,
-        caller: Caller,
-        asked: Asked,
-        now: float,
-        why: Refusal | None,
-    ) -> tuple[Plan | None, Refusal | None]:
-        """Fix what will be signed; None, with a reason, where it cannot be."""
-        if asked.server is None:
-            return None, why
-        try:
-            plan = plan_token(
-                here.issuer, here.random, caller, asked.server, asked.message, asked.tool, now
-            )
-            return plan, why
-        except NotCanonical as error:
-            text = f"the params cannot be digested (RFC 8785): {error}"
-            return None, why or Refusal(INVALID_PARAMS, "not_canonical", text, "")
+        self, here: Surroundings, caller: Caller, asked: Asked, digest: str | None, now: float
+    ) -> Plan | None:
+        """Fix what will be signed; None where there is no server, or nothing to digest."""
+        if asked.server is None or digest is None:
+            return None
+        return plan_token(
+            here.issuer, here.random, caller, asked.server, asked.message, digest, asked.tool, now
+        )
 
     def _open(
         self,
@@ -145,8 +195,10 @@ class Gateway:
         plan: Plan | None,
         decision: Decision,
         why: Refusal | None,
-    ) -> Awaitable[Entry]:
-        return here.journal.open(
+        held: Credential | None,
+    ) -> tuple[Entry, Awaitable[int]]:
+        issued = held.facts if held is not None else plan.issued if plan is not None else None
+        return here.journal.begin(
             incoming,
             asked.server,
             asked.target.name if asked.target is not None else None,
@@ -154,11 +206,47 @@ class Gateway:
             txn=plan.txn if plan is not None else incoming.caller.txn,
             tool_digest=asked.tool.digest if asked.tool is not None else None,
             params_digest=plan.params_digest if plan is not None else None,
-            issued=plan.issued if plan is not None and why is None else None,
+            issued=issued if why is None else None,
             reason=why.reason if why is not None else None,
             rule=decision.rule,
             policy_version=here.policy.version,
+            assurance=None if held is None else held.assurance,
         )
+
+    async def _refused(
+        self,
+        here: Surroundings,
+        incoming: Incoming,
+        asked: Asked,
+        decision: Decision,
+        why: Refusal | None,
+    ) -> Answer:
+        """The refusal, or the way to mend it where an account must be connected before tools are known."""
+        if why is not None and decision.allow and asked.failure is not None:
+            try:
+                why = await credentials.why_unlisted(
+                    here.journal, incoming, asked, why, decision.account
+                )
+            except Unavailable:
+                return unavailable(incoming, here.docs)
+        return refuse(here, incoming, why)
+
+    async def _entrust(
+        self, here: Surroundings, incoming: Incoming, issued: Issued, entry: Entry
+    ) -> Answer | None:
+        """Tell the ledger of a token that an agent may exchange; an answer where it must not leave."""
+        try:
+            await here.remember(issued)
+        except Unavailable:
+            here.journal.close(entry, "failed", error="the ledger could not be written")
+            return unavailable(incoming, here.docs)
+        except OAuthError:
+            here.journal.close(entry, "refused", error="revoked")
+            return refuse(here, incoming, refusal.revoked("the token"))
+        except asyncio.CancelledError:
+            here.journal.close(entry, "cancelled")
+            raise
+        return None
 
     async def _deliver(
         self,
@@ -166,38 +254,29 @@ class Gateway:
         incoming: Incoming,
         asked: Asked,
         server: Server,
-        token: bytes | None,
+        using: _Using,
         entry: Entry,
     ) -> Answer:
         """Send, and record how it ended, whatever happens on the way."""
-        session = incoming.session
-        out = Outbound(
-            asked.message,
-            incoming.era,
-            incoming.version,
-            token,
-            authorise_for(lambda: self.here, incoming, server),
-            incoming.caller,
-            asyncio.get_running_loop().time() + server.timeout,
-            session is not None and session.relayed,
-            session.upstream if session is not None else None,
-            asked.tool.headers if asked.tool is not None else {},
-        )
-        flight = self._take_off(incoming)
+        flight = self._flights.take_off(incoming)
         try:
-            reply = await _transmit(server, incoming, out)
+            reply = await self._transmit(here, incoming, asked, server, using)
+            if isinstance(reply, Refusal):
+                here.journal.close(entry, "refused", error=reply.reason)
+                return refuse(here, incoming, reply)
             if reply.stream is not None:
-                answer = self._stream(here, incoming, server, reply, entry)
+                answer = pass_stream(here, incoming, server, reply, entry, using.held)
                 if answer.stream is not None and flight is not None:
-                    answer.stream, flight = self._until_landed(answer.stream, flight), None
+                    answer.stream, flight = self._flights.until_landed(answer.stream, flight), None
                 return answer
-            return await self._whole(here, incoming, reply, entry)
+            return await pass_whole(here, incoming, server, reply, entry, using.held)
         except UpstreamFailed as error:
             here.journal.close(entry, "failed", error=error.reason)
             failed = refusal.upstream_failed(server.name, error.reason)
-            return self._refuse(here, incoming, failed)
+            return refuse(here, incoming, failed)
         except Unavailable:
-            here.journal.close(entry, "failed", error="the log could not be written")
+            unable = "the log could not be written, or no token signed"
+            here.journal.close(entry, "failed", error=unable)
             return unavailable(incoming, here.docs)
         except asyncio.CancelledError:
             here.journal.close(entry, "cancelled")
@@ -207,53 +286,56 @@ class Gateway:
             raise
         finally:
             if flight is not None:
-                self._in_flight.pop(flight, None)
+                self._flights.land(flight)
 
-    async def _whole(
-        self, here: Surroundings, incoming: Incoming, reply: Reply, entry: Entry
-    ) -> Answer:
-        """A whole answer: checked to be one, recorded, passed on byte for byte."""
-        body = reply.complete
-        if body is None:
-            here.journal.close(entry, "ok", status=reply.status)
-            return Answer(reply.status, upstream_session=reply.session)
-        document = await relay.check_response(body, incoming.message.id)
-        here.journal.close(
-            entry,
-            "error" if "error" in document else "ok",
-            status=reply.status,
-            is_error=relay.is_error(document),
-            result=body,
-            size=len(body),
+    async def _transmit(
+        self, here: Surroundings, incoming: Incoming, asked: Asked, server: Server, using: _Using
+    ) -> Reply | Refusal:
+        """Send, once more where the server refused the credential and another is to be had at once."""
+        held, owner = using.held, using.owner
+        token = await using.token if held is None and using.token is not None else None
+        out = self._outbound(incoming, asked, server, token, owner)
+        if held is not None:
+            out = out._replace(token=held.token, account=held.account)
+        renewing = (here.journal, incoming, asked, server)
+        try:
+            try:
+                return await transmit(server, incoming, out)
+            except CredentialRefused as error:
+                held = await credentials.another(*renewing, held, error, owner)
+            using = using._replace(held=held)
+            lost = await self._revoked_meanwhile(here, incoming, asked, using)
+            if lost is not None:
+                return lost
+            try:
+                return await transmit(server, incoming, out._replace(token=held.token))
+            except CredentialRefused as error:
+                await credentials.another(*renewing, held, error, owner, again=True)
+                raise
+        except ConnectRequired as error:
+            return await credentials.required(here.journal, incoming, server, error)
+
+    def _outbound(
+        self,
+        incoming: Incoming,
+        asked: Asked,
+        server: Server,
+        token: bytes | None,
+        owner: Subject | None,
+    ) -> Outbound:
+        session = incoming.session
+        return Outbound(
+            asked.message,
+            incoming.era,
+            incoming.version,
+            token,
+            authorise_for(lambda: self.here, incoming, server, asked.tool, owner),
+            incoming.caller,
+            asyncio.get_running_loop().time() + server.timeout,
+            session is not None and session.relayed,
+            session.upstream if session is not None else None,
+            asked.tool.headers if asked.tool is not None else {},
         )
-        return Answer(reply.status, body, upstream_session=reply.session)
-
-    def _stream(
-        self, here: Surroundings, incoming: Incoming, server: Server, reply: Reply, entry: Entry
-    ) -> Answer:
-        if not here.streams.has_room(incoming.caller):
-            reply.abort()
-            here.journal.close(entry, "refused", error="too many open streams")
-            return self._refuse(here, incoming, refusal.limited("too many open streams", 1000))
-
-        incoming = incoming.without_content()
-
-        def render(why: Refusal) -> bytes:
-            data = why.data(incoming.event_id, here.docs)
-            return relay.error_event(incoming.message.id, why.code, why.message, data)
-
-        stream = relay.relay_stream(
-            incoming,
-            server,
-            reply,
-            entry,
-            here.journal,
-            here.streams,
-            here.max_answer,
-            here.clock,
-            render,
-        )
-        return Answer(200, content_type=EVENT_STREAM, stream=stream, upstream_session=reply.session)
 
     async def relay_opening(self, incoming: Incoming) -> Answer | None:
         """Let the server itself open the session (initialize); None where it could not.
@@ -266,60 +348,41 @@ class Gateway:
 
     def cancel(self, session_id: str, request_id: str | int) -> None:
         """Give up a call under way (notifications/cancelled), where this worker has it."""
-        task = self._in_flight.get((session_id, request_id))
-        if task is not None:
-            task.cancel()
+        self._flights.cancel(session_id, request_id)
 
-    def knows_agents_of(self, caller: Caller) -> bool:
-        """Whether every agent of the chain is registered and enabled, right now."""
-        enabled = self.here.enabled_agents
-        for hop in caller.chain:
-            if hop.agent not in enabled:
-                return False
-        return bool(caller.chain)
+    def _may_have_lost(self, here: Surroundings) -> bool:
+        """Whether anything is revoked, or was reloaded since a call began with `here`."""
+        return self.here is not here or not here.revoked.quiet
 
-    def _revoked_meanwhile(
-        self, here: Surroundings, incoming: Incoming, asked: Asked, now: float
+    async def _revoked_meanwhile(
+        self,
+        here: Surroundings,
+        incoming: Incoming,
+        asked: Asked,
+        using: _Using,
     ) -> Refusal | None:
-        """A reload may have taken the right away while the record was written."""
-        if self.here is here:
-            return None
-        _, why = self._judge(self.here, incoming, asked, now)
-        return None if why is None else refusal.revoked(speakers(incoming.caller)[0])
-
-    async def _until_landed(
-        self, stream: AsyncIterator[bytes], flight: tuple[str, str | int]
-    ) -> AsyncIterator[bytes]:
-        """`stream`, whose call can be cancelled by name until it ends."""
-        try:
-            async for chunk in stream:
-                yield chunk
-        finally:
-            self._in_flight.pop(flight, None)
-            if isinstance(stream, AsyncGenerator):
-                await stream.aclose()
-
-    def _take_off(self, incoming: Incoming) -> tuple[str, str | int] | None:
-        if incoming.session is None or not incoming.session.id or incoming.message.id is None:
-            return None
-        task = asyncio.current_task()
-        assert task is not None
-        flight = (incoming.session.id, incoming.message.id)
-        self._in_flight[flight] = task
-        return flight
-
-    def _refuse(self, here: Surroundings, incoming: Incoming, why: Refusal | None) -> Answer:
-        assert why is not None
-        chain = incoming.caller.chain
-        as_result = bool(chain) and chain[0].agent in here.refusals_as_results
-        return refused(incoming, why, here.docs, as_result)
+        """A revocation or a reload may have taken the right away while the record was written."""
+        lost: Refusal | None = None
+        if self.here is not here:
+            _, lost, _ = await self._weigh(self.here, incoming, asked, using.now)
+        revoked = here.revoked
+        if (what := revoked.why(incoming.caller) or revoked.party(using.owner, ())) is not None:
+            return refusal.revoked(what)
+        if using.held is not None and revoked.has_account(using.held.account):
+            return refusal.revoked("the connected account")
+        return None if lost is None else refusal.revoked(speakers(incoming.caller)[0])
 
 
-def _transmit(server: Server, incoming: Incoming, out: Outbound) -> Awaitable[Reply]:
-    method = incoming.message.method
-    if method == OPEN_STREAM:
-        last = incoming.last_event_id
-        return server.link.open_stream(out, {"Last-Event-ID": last} if last else {})
-    if method == END_SESSION:
-        return server.link.end_session(out)
-    return server.link.send(out)
+def check_tokens(revoked: Revoked, caller: Caller) -> None:
+    """Refuse a caller whose token was revoked while its request was on the way. Raises InvalidToken."""
+    if revoked.tokens_of(caller):
+        raise InvalidToken("the token was revoked")
+
+
+def _sign(
+    here: Surroundings, server: Server | None, plan: Plan | None, why: Refusal | None
+) -> Awaitable[bytes] | None:
+    """Have the planned token signed; None where the call is refused, or goes without one."""
+    if why is not None or server is None or plan is None or plan.claims is None:
+        return None
+    return here.minter.mint(plan.claims, server.typ, server.alg)

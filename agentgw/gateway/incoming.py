@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from agentgw.core.principal import Caller
 from agentgw.core.record import Assurance
+from agentgw.gateway.credentials import Credentials
 from agentgw.mcp.message import Message
 from agentgw.upstream.catalogue import Catalogue
-from agentgw.upstream.link import Era, Link
+from agentgw.upstream.link import Era, Link, Outbound, Reply
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream"
@@ -24,7 +25,9 @@ class Server:
 
     `audience` is what its tokens are for, None where it takes none of ours. `scopes` are the scopes its
     tools demand, by tool; `approvals` the tools that need a human. `timeout` and `life` are seconds.
-    `may_act` is the id of the agent this server is, if it is one.
+    `may_act` is the id of the agent this server is, if it is one. `typ` and `alg` are those of its tokens,
+    `jkt` the thumbprint of the key of ours they are bound to, if they are.
+    `credentials` gives those of another authorization server, where it takes these instead.
     """
 
     name: str
@@ -38,26 +41,32 @@ class Server:
     life: int
     typ: str
     may_act: str | None = None
+    alg: str = "ES256"
+    jkt: str | None = None
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSession:
     """A handshake session as an agent holds it: `id` is the sealed value, `upstream` the server's own id.
 
-    `relayed` says that the session is the server's own, even if that gave it no id.
+    `relayed` says that the session is the server's own, even if that gave it no id; `elicits_urls` that
+    the agent can be asked to have a URL opened.
     """
 
     id: str
     version: str
     relayed: bool
     upstream: str | None
+    elicits_urls: bool = False
 
 
 class Incoming(NamedTuple):
     """One authenticated request. `server` is None on `/mcp`; `version` is the agent's protocol version.
 
     `client` is the agent's own word about its software; `trace` a W3C trace id; `session` is set where a
-    handshake agent holds one.
+    handshake agent holds one. `token` is the caller's own, kept only where a server's credentials are had
+    with it. `answered` says that the message came with an answer to what we asked for ourselves.
     """
 
     caller: Caller
@@ -71,11 +80,13 @@ class Incoming(NamedTuple):
     trace: str | None = None
     session: AgentSession | None = None
     last_event_id: str | None = None
+    token: bytes | None = None
+    answered: bool = False
 
     def without_content(self) -> Incoming:
         """The same without what the message carried: a stream may outlive the need for it by hours."""
         message = self.message._replace(params={}, document={}, raw=None)
-        return self._replace(message=message)
+        return self._replace(message=message, token=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,7 @@ class NewSession:
     version: str
     relayed: bool
     upstream: str | None
+    elicits_urls: bool = False
 
 
 @dataclass(slots=True)
@@ -93,7 +105,8 @@ class Answer:
 
     `session` is a new one the face must seal for the agent, `upstream_session` the id a server gave.
     `challenge` is the scope value of a 403's WWW-Authenticate; `retry_after` is in seconds.
-    `refused` marks an answer of our own making in place of the server's.
+    `refused` marks an answer of our own making in place of the server's; `assurance` says of a server's own
+    how much of the chain that server was shown.
     """
 
     status: int
@@ -105,3 +118,15 @@ class Answer:
     challenge: str | None = None
     retry_after: int | None = None
     refused: bool = False
+    assurance: Assurance | None = None
+
+
+def transmit(server: Server, incoming: Incoming, out: Outbound) -> Awaitable[Reply]:
+    """Send `out` by the HTTP request that `incoming` came in. Raises UpstreamFailed when awaited."""
+    method = incoming.message.method
+    if method == OPEN_STREAM:
+        last = incoming.last_event_id
+        return server.link.open_stream(out, {"Last-Event-ID": last} if last else {})
+    if method == END_SESSION:
+        return server.link.end_session(out)
+    return server.link.send(out)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+
 from agentgw.audit import AuditLog
-from agentgw.core.canonical import digest
 from agentgw.core.principal import Caller, Inbound, Subject
 from agentgw.core.record import (
+    Assurance,
     commit,
     decision_record,
     event_record,
@@ -59,14 +61,14 @@ class Journal:
         self._people = people
         self._clock = clock
         self._random = random
-        self._keyed: dict[Subject, hmac.HMAC] = {}
+        self._keyed: dict[tuple[str, str], Callable[[str], str]] = {}
         self._keyed_since = 0.0
 
-    def new_id(self) -> str:
-        """A fresh event or record id."""
-        return uuid7(int(self._clock() * 1000), self._random(10))
+    def new_id(self, now: float | None = None) -> str:
+        """A fresh event or record id, made at `now` (Unix seconds), else at this moment."""
+        return uuid7(int((now or self._clock()) * 1000), self._random(10))
 
-    async def open(
+    def begin(
         self,
         incoming: Incoming,
         server: Server | None,
@@ -80,8 +82,13 @@ class Journal:
         issued: Mapping[str, Any] | None = None,
         reason: str | None = None,
         rule: str = "-",
-    ) -> Entry:
-        """Write the decision and return once it is durable. Raises Unavailable: then nothing may happen."""
+        assurance: Assurance | None = None,
+    ) -> tuple[Entry, Awaitable[int]]:
+        """Send the decision to the log; it is durable once what comes with it has been awaited.
+
+        `assurance` is that of this very call, where it is another than the server's. Raises Unavailable,
+        now or when awaited: then nothing may happen.
+        """
         caller = incoming.caller
         method = incoming.message.method or "response"
         entry = Entry(
@@ -93,9 +100,12 @@ class Journal:
             caller.subject,
             now,
         )
-        await self._audit.append(
+        committed = (
+            None if params_digest is None else self._commit(caller.subject, params_digest, now)
+        )
+        durable = self._audit.enqueue(
             decision_record(
-                id=self.new_id(),
+                id=self.new_id(now),
                 event_id=incoming.event_id,
                 now=now,
                 txn=txn,
@@ -107,19 +117,17 @@ class Journal:
                 method=method,
                 name=name,
                 tool_digest=tool_digest,
-                params_commit=(
-                    None if params_digest is None else self._commit(caller.subject, params_digest)
-                ),
+                params_commit=committed,
                 issued=issued,
                 decision="allow" if reason is None else "deny",
                 reason=reason,
                 rule=rule,
                 policy_version=policy_version,
                 era=incoming.version,
-                chain_assurance=server.assurance if server is not None else "token",
+                chain_assurance=assurance or (server.assurance if server is not None else None),
             )
         )
-        return entry
+        return entry, durable
 
     def close(
         self,
@@ -128,16 +136,19 @@ class Journal:
         *,
         status: int | None = None,
         is_error: bool | None = None,
-        result: bytes | None = None,
+        result: str | None = None,
         size: int = 0,
         error: str | None = None,
         progress: int = 0,
     ) -> None:
-        """Queue the outcome; gates nothing and survives cancellation, being no coroutine."""
+        """Queue the outcome; gates nothing and survives cancellation, being no coroutine.
+
+        `result` is the digest of the response's bytes.
+        """
         now = self._clock()
         self._audit.append_soon(
             outcome_record(
-                id=self.new_id(),
+                id=self.new_id(now),
                 event_id=entry.event_id,
                 now=now,
                 txn=entry.txn,
@@ -147,9 +158,7 @@ class Journal:
                 outcome=outcome,
                 status=status,
                 is_error=is_error,
-                result_commit=(
-                    None if result is None else self._commit(entry.subject, digest(result))
-                ),
+                result_commit=None if result is None else self._commit(entry.subject, result, now),
                 bytes=size,
                 ms=(now - entry.started) * 1000,
                 error=error,
@@ -189,8 +198,11 @@ class Journal:
         source: str | None = None,
         detail: Mapping[str, Any] | None = None,
         reason: str | None = None,
+        txn: str | None = None,
+        issued: Mapping[str, Any] | None = None,
+        assurance: Assurance | None = None,
     ) -> None:
-        """Record something that acts on no server (a reload, a pin, a refusal at the door).
+        """Record something that acts on no server (a reload, a pin, a credential, a refusal at the door).
 
         Durable on return. `event_id` is the one an answer names, if any.
         """
@@ -210,16 +222,31 @@ class Journal:
                 decision="allow" if reason is None else "deny",
                 reason=reason,
                 detail=detail,
+                txn=txn,
+                issued=issued,
+                chain_assurance=assurance,
             )
         )
 
-    def _commit(self, subject: Subject, digest_string: str) -> str:
-        age = self._clock() - self._keyed_since
+    def _commit(self, subject: Subject, digest_string: str, now: float) -> str:
+        age = now - self._keyed_since
         if not 0 <= age < KEYED_LIFE or len(self._keyed) >= KEYED:
             self._keyed.clear()
             self._keyed_since += age
-        keyed = self._keyed.get(subject)
+        who = (subject.iss, subject.sub)
+        keyed = self._keyed.get(who)
         if keyed is None:
-            key = self._people.key(subject.iss, subject.sub)
-            keyed = self._keyed[subject] = hmac.new(key, digestmod="sha256")
-        return commit(keyed, digest_string)
+            keyed = self._keyed[who] = committer(self._people.key(*who))
+        return keyed(digest_string)
+
+
+def committer(key: bytes) -> Callable[[str], str]:
+    """What makes commits to digests under `key`, set up once: that costs as much as the commit itself."""
+    state = HMAC(key, SHA256())
+
+    def committed(digest_string: str) -> str:
+        running = state.copy()
+        running.update(digest_string.encode("ascii"))
+        return commit(running.finalize())
+
+    return committed

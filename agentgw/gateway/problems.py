@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentgw.core.refusal import LIMITED, UNAVAILABLE, Refusal
+from agentgw.core.refusal import CONNECT_REQUIRED, LIMITED, UNAVAILABLE, Refusal
 from agentgw.gateway.incoming import JSON, Answer, Incoming
 from agentgw.mcp.message import (
     INVALID_PARAMS,
@@ -12,6 +12,13 @@ from agentgw.mcp.message import (
     METHOD_NOT_FOUND,
     PARSE_ERROR,
     encode,
+)
+from agentgw.mcp.modern import (
+    CONNECT_INPUT,
+    INPUT_METHODS,
+    META_CAPABILITIES,
+    URL_REQUIRED,
+    elicits,
 )
 
 _MODERN_STATUS = {
@@ -63,6 +70,8 @@ def refusal(incoming: Incoming, why: Refusal, docs: str, as_result: bool = False
             "event_id": incoming.event_id,
         }
         return Answer(403, encode(body), challenge=scope, refused=True)
+    if why.code == CONNECT_REQUIRED and why.link is not None and elicits_urls(incoming):
+        return _elicitation(incoming, why, why.link, data)
     if as_result and incoming.message.method == "tools/call" and why.code > 0:
         value: dict[str, Any] = {
             "content": [{"type": "text", "text": f"{why.message} ({why.hint})"}],
@@ -80,6 +89,31 @@ def refusal(incoming: Incoming, why: Refusal, docs: str, as_result: bool = False
     return Answer(status_of(incoming, why.code), body_bytes, JSON, refused=True)
 
 
+def elicits_urls(incoming: Incoming) -> bool:
+    """Whether the client can be asked to open a URL: it said so, and was not asked in vain just now."""
+    if incoming.era == "handshake":
+        return incoming.session is not None and incoming.session.elicits_urls
+    capable = elicits(incoming.message.meta.get(META_CAPABILITIES))
+    return capable and incoming.message.method in INPUT_METHODS and not incoming.answered
+
+
+def _elicitation(incoming: Incoming, why: Refusal, link: str, data: dict[str, Any]) -> Answer:
+    """URL mode elicitation: an input that is required (2026-07-28), or error -32042 (2025-11-25)."""
+    message = f"{why.message}: sign in there once, and agree"
+    asked = {"mode": "url", "message": message, "url": link}
+    if incoming.era == "modern":
+        request = {"method": "elicitation/create", "params": asked}
+        value = {"resultType": "input_required", "inputRequests": {CONNECT_INPUT: request}}
+        answer = result(incoming, value)
+        answer.refused = True
+        return answer
+    elicitations = [{**asked, "elicitationId": incoming.event_id}]
+    body = error_body(
+        incoming.message.id, URL_REQUIRED, why.message, {**data, "elicitations": elicitations}
+    )
+    return Answer(200, body, JSON, refused=True)
+
+
 def _challenge(incoming: Incoming, why: Refusal) -> str:
     """The scope to ask for: handshake clients replace what they hold, so they get held and needed."""
     held = incoming.caller.scopes if incoming.era == "handshake" else frozenset()
@@ -91,7 +125,7 @@ def unavailable(incoming: Incoming, docs: str) -> Answer:
     why = Refusal(
         UNAVAILABLE,
         "unavailable",
-        "the gateway cannot write its audit log, so it makes no call",
+        "the gateway cannot write its log or read its state, so it makes no call",
         "try again shortly; operators find the cause in the gateway's own output",
     )
     body = error_body(incoming.message.id, why.code, why.message, why.data(incoming.event_id, docs))

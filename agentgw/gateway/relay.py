@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from agentgw.core import refusal
+from agentgw.core.canonical import digest
 from agentgw.core.refusal import Refusal
 from agentgw.core.target import FILTERED_LISTS
 from agentgw.errors import UpstreamFailed
@@ -18,27 +19,63 @@ from agentgw.gateway.incoming import OPEN_STREAM, Incoming, Server
 from agentgw.gateway.journal import Entry, Journal
 from agentgw.gateway.problems import error_body
 from agentgw.gateway.streams import OpenStreams
-from agentgw.mcp.message import RequestId
-from agentgw.mcp.sse import EventReader, event
+from agentgw.mcp.message import LARGE_ANSWER, RequestId
+from agentgw.mcp.spelling import REPEATED, holds
+from agentgw.mcp.sse import EventReader, data_of, event
 from agentgw.upstream.link import Reply
-
-_LARGE = 512 * 1024
-"""Bytes from which an answer is parsed in a thread: the event loop must not wait for one call's answer."""
 
 _LIST_CHANGED = "notifications/tools/list_changed"
 _LISTS = frozenset({"tools", *(member for _, member, _ in FILTERED_LISTS.values())})
 _NO_RESPONSE = "it answered with something that is no response to this request"
 
 
-async def check_response(body: bytes, request_id: RequestId | None) -> dict[str, Any]:
-    """Parse a whole answer. Raises UpstreamFailed unless it is the response to that very request."""
+class Verdict(NamedTuple):
+    """What the record keeps of a final response: the digest of its bytes, and how the call went.
+
+    `is_error` says that the request failed, by the protocol's word (`error`) or the tool's own.
+    """
+
+    error: bool
+    is_error: bool
+    digest: str
+
+
+class _Heard(NamedTuple):
+    """What one event of a stream is: a message of the server's, a response, or nothing (a comment)."""
+
+    method: str | None = None
+    asks: bool = False
+    verdict: Verdict | None = None
+    passes: bool = True
+
+
+async def check_response(
+    body: bytes, request_id: RequestId | None, shown: tuple[bytes, ...]
+) -> Verdict:
+    """Look at a whole answer. Raises UpstreamFailed unless it is the response to that very request, and
+    holds nothing of what its server was `shown`."""
+    if len(body) < LARGE_ANSWER:
+        return _judge(body, request_id, shown)
+    return await asyncio.to_thread(_judge, body, request_id, shown)
+
+
+def _judge(body: bytes, request_id: RequestId | None, shown: tuple[bytes, ...]) -> Verdict:
     try:
-        document = _parse(body) if len(body) < _LARGE else await asyncio.to_thread(_parse, body)
+        document = _parse(body)
     except (ValueError, RecursionError):
         raise UpstreamFailed("it sent something that is not JSON") from None
     if not isinstance(document, dict) or not _answers(document, request_id):
         raise UpstreamFailed(_NO_RESPONSE)
-    return document
+    if shown and holds(shown, body, document):
+        raise UpstreamFailed(REPEATED)
+    return _verdict(document, body)
+
+
+def _verdict(document: dict[str, Any], body: bytes) -> Verdict:
+    result = document.get("result")
+    error = "error" in document
+    failed = error or (isinstance(result, dict) and result.get("isError") is True)
+    return Verdict(error, failed, digest(body))
 
 
 def _parse(body: bytes) -> Any:
@@ -55,78 +92,93 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def is_error(document: dict[str, Any]) -> bool:
-    """Whether a response says that the request failed, by the protocol's word or the tool's own."""
-    result = document.get("result")
-    return "error" in document or (isinstance(result, dict) and result.get("isError") is True)
-
-
 class Watch:
     """Stands in a stream's way: whole events that belong there pass, as the server wrote them.
 
-    `incoming` is what the stream answers. Keeps what the record needs: the final response, how much
-    passed; `fault` says why nothing more may.
+    `incoming` is what the stream answers, `shown` what its server was shown for it. Keeps what the record
+    needs: the final response, how much passed; `fault` says why nothing more may.
     """
 
-    def __init__(self, incoming: Incoming, limit: int, on_list_changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        incoming: Incoming,
+        limit: int,
+        on_list_changed: Callable[[], None],
+        shown: tuple[bytes, ...],
+    ) -> None:
         session = incoming.session
         self._request_id = incoming.message.id
         self._is_open_stream = incoming.message.method == OPEN_STREAM
         self._may_ask = incoming.era == "handshake" and session is not None and session.relayed
         self._reader = EventReader(limit)
         self._on_list_changed = on_list_changed
-        self.final: dict[str, Any] | None = None
-        self.result: bytes | None = None
+        self._shown = shown
+        self.final: Verdict | None = None
         self.fault: str | None = None
         self.size = 0
         self.progress = 0
 
     async def take(self, chunk: bytes) -> bytes:
         """What `chunk` completes and may pass on; nothing after the final response or a fault."""
-        passed = bytearray()
+        passed: list[bytes] = []
         try:
-            for block, data in self._reader.blocks(chunk):
-                if not data or await self._admits(data):
-                    passed += block
+            for block in self._reader.blocks(chunk):
+                if await self._admits(block):
+                    passed.append(block)
                 if self.final is not None:
                     # A reader may wait for the line feed of a CRLF that it will never see.
-                    passed += b"\n" if block.endswith(b"\r") else b""
+                    passed += [b"\n"] if block.endswith(b"\r") else []
                     break
         except ValueError:
             self.fault = "it sent an event larger than an answer may be"
         except UpstreamFailed as error:
             self.fault = error.reason
-        self.size += len(passed)
-        return bytes(passed)
+        whole = b"".join(passed)
+        self.size += len(whole)
+        return whole
 
     def check(self) -> None:
         """Raises UpstreamFailed where the server sent what must not pass."""
         if self.fault is not None:
             raise UpstreamFailed(self.fault)
 
-    async def _admits(self, data: bytes) -> bool:
+    async def _admits(self, block: bytes) -> bool:
         """Whether an event passes. Raises UpstreamFailed for one that has no place in this stream."""
+        if len(block) < LARGE_ANSWER:
+            heard = self._listen(block)
+        else:
+            heard = await asyncio.to_thread(self._listen, block)
+        if heard.method is not None:
+            self._hear(heard.method, heard.asks)
+        self.final = heard.verdict
+        return heard.passes
+
+    def _listen(self, block: bytes) -> _Heard:
+        """What an event is; changes nothing here."""
+        data = data_of(block)
         try:
-            document = _parse(data) if len(data) < _LARGE else await asyncio.to_thread(_parse, data)
+            document = _parse(data) if data else None
         except (ValueError, RecursionError):
             raise UpstreamFailed("it sent an event that is not JSON") from None
+        if self._shown and holds(self._shown, block, document):
+            raise UpstreamFailed(REPEATED)
+        if not data:
+            return _Heard()
         if not isinstance(document, dict):
             raise UpstreamFailed("it sent an event that is no JSON-RPC message")
         if "method" in document:
-            self._hear(document)
-            return True
+            method = document["method"]
+            if not isinstance(method, str) or "result" in document or "error" in document:
+                raise UpstreamFailed("it sent an event that is no JSON-RPC message")
+            return _Heard(method, "id" in document)
         if self._is_open_stream:
-            return not _is_list(document)
+            return _Heard(passes=not _is_list(document))
         if not _answers(document, self._request_id):
             raise UpstreamFailed(_NO_RESPONSE)
-        self.final, self.result = document, data
-        return True
+        return _Heard(verdict=_verdict(document, data))
 
-    def _hear(self, document: dict[str, Any]) -> None:
-        method = document["method"]
-        if not isinstance(method, str) or "result" in document or "error" in document:
-            raise UpstreamFailed("it sent an event that is no JSON-RPC message")
-        if "id" in document and not self._may_ask:
+    def _hear(self, method: str, asks: bool) -> None:
+        if asks and not self._may_ask:
             raise UpstreamFailed("it sent a request where none can be answered")
         if method == "notifications/progress":
             self.progress += 1
@@ -160,20 +212,21 @@ async def relay_stream(
     max_answer: int,
     clock: Callable[[], float],
     refused: Callable[[Refusal], bytes],
+    account: str | None = None,
 ) -> AsyncIterator[bytes]:
     """Pass a stream on; its outcome is recorded however it ends.
 
     Ends with an error event where the server fell silent, broke off, sent what has no place in this
     stream, or the right to call ended.
-    `refused` renders that error.
+    `refused` renders that error; `account` names the connected account that is used, if one is.
     """
     message = incoming.message
     open_ended = is_open_ended(message)
     request_id = message.id if message.kind == "request" else None
-    watch = Watch(incoming, max_answer, server.catalogue.expire)
+    watch = Watch(incoming, max_answer, server.catalogue.expire, reply.shown)
     lasts = incoming.caller.exp - clock() if open_ended else server.timeout
     ends = asyncio.get_running_loop().time() + lasts
-    own = streams.enter(incoming.caller, open_ended)
+    own = streams.enter(incoming.caller, open_ended, account)
     failure: str | None = None
     assert reply.stream is not None
     try:
@@ -212,8 +265,8 @@ async def relay_stream(
 
 def _record(journal: Journal, entry: Entry, watch: Watch, failure: str | None) -> None:
     if watch.final is not None:
-        outcome = "error" if "error" in watch.final else "ok"
-        failed: bool | None = is_error(watch.final)
+        outcome = "error" if watch.final.error else "ok"
+        failed: bool | None = watch.final.is_error
     else:
         outcome = {None: "ok", "cancelled": "cancelled"}.get(failure, "failed")
         failed = None
@@ -222,7 +275,7 @@ def _record(journal: Journal, entry: Entry, watch: Watch, failure: str | None) -
         outcome,
         status=200,
         is_error=failed,
-        result=watch.result,
+        result=None if watch.final is None else watch.final.digest,
         size=watch.size,
         error=failure if watch.final is None else None,
         progress=watch.progress,

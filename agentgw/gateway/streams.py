@@ -14,12 +14,14 @@ from agentgw.core.refusal import Refusal
 class OpenStream:
     """One stream under way and the task that feeds it. `cut` is why it must end, once it must.
 
-    An `open_ended` one is no call's answer and ends only when somebody ends it.
+    An `open_ended` one is no call's answer and ends only when somebody ends it. `account` names the
+    connected account that it uses, if any.
     """
 
     caller: Caller
     task: asyncio.Task[object]
     open_ended: bool
+    account: str | None = None
     cut: Refusal | None = None
 
 
@@ -31,21 +33,25 @@ class OpenStreams:
         self._streams: set[OpenStream] = set()
         self._counts: dict[str, int] = {}
         self._ended: Refusal | None = None
+        self._refuse: Callable[[Caller, str | None], Refusal | None] = lambda caller, account: None
 
     def has_room(self, caller: Caller) -> bool:
         """Whether the caller's agent may hold one more."""
         return self._counts.get(_agent(caller), 0) < self.per_agent
 
-    def enter(self, caller: Caller, open_ended: bool) -> OpenStream:
-        """Count the current task as feeding a stream of `caller`."""
+    def enter(self, caller: Caller, open_ended: bool, account: str | None = None) -> OpenStream:
+        """Count the current task as feeding a stream of `caller`, which uses a connected `account`."""
         task = asyncio.current_task()
         assert task is not None
-        stream = OpenStream(caller, task, open_ended)
+        stream = OpenStream(caller, task, open_ended, account)
         self._streams.add(stream)
         agent = _agent(caller)
         self._counts[agent] = self._counts.get(agent, 0) + 1
         if open_ended and self._ended is not None:
             _cut(stream, self._ended)
+        elif (reason := self._refuse(caller, account)) is not None:
+            # Rights that ended while the server took its time to answer.
+            _cut(stream, reason)
         return stream
 
     def leave(self, stream: OpenStream) -> None:
@@ -59,10 +65,11 @@ class OpenStreams:
             else:
                 del self._counts[agent]
 
-    def cut(self, refuse: Callable[[Caller], Refusal | None]) -> None:
-        """End every stream whose caller `refuse` gives a reason against."""
+    def cut(self, refuse: Callable[[Caller, str | None], Refusal | None]) -> None:
+        """End every stream against whose caller or account `refuse` gives a reason, now or as it begins."""
+        self._refuse = refuse
         for stream in list(self._streams):
-            reason = refuse(stream.caller)
+            reason = refuse(stream.caller, stream.account)
             if reason is not None and stream.cut is None:
                 _cut(stream, reason)
 

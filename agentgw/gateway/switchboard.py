@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from agentgw import __version__
 from agentgw.core import refusal
 from agentgw.core.catalog import Listing, Tool
-from agentgw.core.grants import AccessRequest, Kind
+from agentgw.core.grants import Kind
+from agentgw.core.refusal import Refusal
 from agentgw.core.target import FILTERED_LISTS
 from agentgw.errors import Unavailable, UpstreamFailed
 from agentgw.gateway.authority import authorise_own
-from agentgw.gateway.call import Gateway
+from agentgw.gateway.call import Gateway, check_tokens
 from agentgw.gateway.incoming import Answer, Incoming, NewSession, Server
 from agentgw.gateway.journal import Entry
+from agentgw.gateway.judgement import decide
 from agentgw.gateway.problems import protocol_error, result, unavailable
 from agentgw.gateway.problems import refusal as refused
-from agentgw.mcp import bridge, handshake
+from agentgw.mcp import bridge, handshake, modern
 from agentgw.mcp.message import INVALID_PARAMS, METHOD_NOT_FOUND, encode
 from agentgw.upstream.catalogue import final_document
 from agentgw.upstream.link import Link, Reply, ServerInfo
@@ -28,6 +29,11 @@ from agentgw.upstream.link import Link, Reply, ServerInfo
 IDENTITY: Mapping[str, str] = {"name": "agentgw", "version": __version__}
 TOOLS_ONLY: Mapping[str, Any] = {"tools": {}}
 LIST_TTL_MS = 30_000
+
+_Item = TypeVar("_Item")
+
+AT_A_TIME = 100
+"""Items of a list that are judged before others have their turn: each takes policy some microseconds."""
 
 _PATIENCE = 3.0
 """Seconds a list of all servers' tools waits for one whose tools are not known yet."""
@@ -40,11 +46,19 @@ class Switchboard:
         self._gateway = gateway
         self._modern_only: WeakSet[Link] = WeakSet()
 
-    async def handle(self, incoming: Incoming) -> Answer:
-        """Answer one authenticated message."""
-        message = incoming.message
+    def handle(self, incoming: Incoming) -> Awaitable[Answer]:
+        """What answers one authenticated message: for a call the story itself. Raises InvalidToken."""
+        message, here = incoming.message, self._gateway.here
+        if not here.revoked.quiet:
+            check_tokens(here.revoked, incoming.caller)
         if message.kind != "request":
-            return await self._unanswered(incoming)
+            return self._unanswered(incoming)
+        if message.method == "tools/call":
+            return self._gateway.call(_less_own_input(incoming))
+        return self._answer(incoming)
+
+    async def _answer(self, incoming: Incoming) -> Answer:
+        message = incoming.message
         match message.method:
             case "initialize":
                 return await self._initialize(incoming)
@@ -54,18 +68,16 @@ class Switchboard:
                 return result(incoming, {"resultType": "complete"} if _modern(incoming) else {})
             case "tools/list":
                 return await self._list_tools(incoming)
-            case "tools/call":
-                return await self._gateway.call(incoming)
         if incoming.server is None:
             return protocol_error(incoming, METHOD_NOT_FOUND, f"Method not found: {message.method}")
-        answer = await self._gateway.call(incoming)
+        answer = await self._gateway.call(_less_own_input(incoming))
         if message.method in FILTERED_LISTS:
             return await self._filtered(incoming, answer)
         return answer
 
     async def _unanswered(self, incoming: Incoming) -> Answer:
         """A notification or a posted response: for the server's own session, or for us."""
-        if not self._gateway.knows_agents_of(incoming.caller):
+        if not self._gateway.here.hears(incoming.caller):
             return Answer(403)
         session = incoming.session
         if session is not None:
@@ -96,7 +108,7 @@ class Switchboard:
                 version, capabilities, info.server or IDENTITY, info.instructions
             )
         answer = result(incoming, value)
-        answer.session = NewSession(version, relayed=False, upstream=None)
+        answer.session = NewSession(version, False, None, _elicits_urls(incoming))
         return answer
 
     def _may_relay(self, server: Server, info: ServerInfo) -> bool:
@@ -108,9 +120,9 @@ class Switchboard:
     async def _relay_opening(self, incoming: Incoming) -> Answer | None:
         """The server's own answer to initialize, or None where it gave none: then we open ours."""
         answer = await self._gateway.relay_opening(incoming)
-        if answer is not None and (answer.stream is not None or _has_result(answer.body)):
+        if answer is not None and (answer.stream is not None or await _has_result(answer.body)):
             answer.session = NewSession(
-                incoming.version, relayed=True, upstream=answer.upstream_session
+                incoming.version, True, answer.upstream_session, _elicits_urls(incoming)
             )
             return answer
         return None
@@ -132,13 +144,19 @@ class Switchboard:
         if incoming.message.params.get("cursor") is not None:
             return protocol_error(incoming, INVALID_PARAMS, "there is only one page of tools")
         server = self._server(incoming)
-        here = self._gateway.here
+        here, caller = self._gateway.here, incoming.caller
         servers = [server] if server is not None else list(here.servers.values())
+        lost = here.lost(caller)
+        why = None if lost is None else refusal.revoked(lost)
         try:
-            entry = await self._record_list(incoming, server)
+            if here.revoked.stale:
+                raise Unavailable("revocations cannot be read")
+            entry = await self._record_list(incoming, server, why)
         except Unavailable:
             return unavailable(incoming, here.docs)
-        if not self._gateway.knows_agents_of(incoming.caller):
+        if why is not None:
+            return refused(incoming, why, here.docs)
+        if not self._gateway.here.knows_agents_of(incoming.caller):
             servers = []
         if server is not None and servers:
             try:
@@ -151,30 +169,28 @@ class Switchboard:
         tools: list[dict[str, Any]] = []
         for each in servers:
             if each.catalogue.ready:
-                tools += self._visible(incoming, each, await each.catalogue.listing())
+                tools += await self._visible(incoming, each, await each.catalogue.listing())
         value: dict[str, Any] = {"tools": tools}
         if _modern(incoming):
             value = bridge.to_modern_result("tools/list", value, IDENTITY, LIST_TTL_MS)
         here.journal.close(entry, "ok", is_error=False)
-        return result(incoming, value)
+        if len(tools) < AT_A_TIME:
+            return result(incoming, value)
+        return await asyncio.to_thread(result, incoming, value)
 
-    def _visible(
+    async def _visible(
         self, incoming: Incoming, server: Server, listing: Listing
     ) -> list[dict[str, Any]]:
         """The tools policy lets this caller call, with arguments it may like or more scope."""
         return [
             _exposed(tool) if incoming.server is None else dict(tool.definition)
-            for tool in listing.tools.values()
+            async for tool in _in_turns(listing.tools.values())
             if not tool.changed and self._may(incoming, server, "tools", tool.name)
         ]
 
     def _may(self, incoming: Incoming, server: Server, kind: Kind, name: str) -> bool:
         here = self._gateway.here
-        scope = server.scopes.get(name) if kind == "tools" else None
-        scopes = frozenset(scope.split()) if scope else frozenset[str]()
-        decision = here.policy.decide(
-            AccessRequest(incoming.caller, server.name, kind, name, None, scopes, here.clock())
-        )
+        decision = decide(here, incoming.caller, server, kind, name, None, here.clock())
         return decision.allow or decision.reason == "insufficient_scope"
 
     async def _filtered(self, incoming: Incoming, answer: Answer) -> Answer:
@@ -195,28 +211,34 @@ class Switchboard:
         if isinstance(listed, dict) and items is not None:
             listed[member] = [
                 item
-                for item in (items if isinstance(items, list) else ())
+                async for item in _in_turns(items if isinstance(items, list) else ())
                 if isinstance(item, dict)
                 and isinstance(item.get(key), str)
                 and self._may(incoming, server, kind, item[key])
             ]
-        return Answer(200, encode(document))
+        body = await asyncio.to_thread(encode, document)
+        return Answer(200, body, assurance=answer.assurance)
 
-    async def _record_list(self, incoming: Incoming, server: Server | None) -> Entry:
+    async def _record_list(
+        self, incoming: Incoming, server: Server | None, why: Refusal | None
+    ) -> Entry:
         here = self._gateway.here
-        return await here.journal.open(
+        entry, durable = here.journal.begin(
             incoming,
             server,
             None,
             now=here.clock(),
             txn=incoming.caller.txn,
+            reason=None if why is None else why.reason,
             policy_version=here.policy.version,
         )
+        await durable
+        return entry
 
     async def _info(self, incoming: Incoming) -> ServerInfo | None:
         """What the server said of itself; None on `/mcp`, for unknown agents, while out of reach."""
         server = self._server(incoming)
-        if server is None or not self._gateway.knows_agents_of(incoming.caller):
+        if server is None or not self._gateway.here.hears(incoming.caller):
             return None
         try:
             async with asyncio.timeout(server.timeout):
@@ -234,8 +256,17 @@ class Switchboard:
         return server is not None and server.link.relays_sessions
 
 
-def _has_result(body: bytes) -> bool:
-    return isinstance(json.loads(body).get("result"), dict)
+async def _in_turns(items: Iterable[_Item]) -> AsyncIterator[_Item]:
+    """The items, with a pause for others after each so many."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % AT_A_TIME == 0:
+            await asyncio.sleep(0)
+
+
+async def _has_result(body: bytes) -> bool:
+    document = await final_document(Reply(200, complete=body), len(body))
+    return isinstance(document.get("result"), dict)
 
 
 def _exposed(tool: Tool) -> dict[str, Any]:
@@ -246,6 +277,24 @@ def _exposed(tool: Tool) -> dict[str, Any]:
         "name": tool.exposed,
         "_meta": {**meta, **own} if isinstance(meta, dict) else own,
     }
+
+
+def _less_own_input(incoming: Incoming) -> Incoming:
+    """The message less the client's answer to what we asked it for ourselves."""
+    params = modern.without_own_input(incoming.message.params) if _modern(incoming) else None
+    if params is None:
+        return incoming
+    document = {**incoming.message.document, "params": params}
+    message = incoming.message._replace(params=params, document=document, raw=None)
+    return incoming._replace(message=message, answered=True)
+
+
+def _elicits_urls(incoming: Incoming) -> bool:
+    """Whether a client that opens a session is of a revision with URL elicitation, and can do it."""
+    params = incoming.message.params
+    return params.get("protocolVersion") == handshake.VERSIONS[0] and modern.elicits(
+        params.get("capabilities")
+    )
 
 
 def _modern(incoming: Incoming) -> bool:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from agentgw.http.connection import respond_at_once
 from agentgw.http.request import Scope, Send
+
+ASSURED: Mapping[str, bytes] = {
+    kind: f"agentgw-chain-assurance: {kind}\r\n".encode()
+    for kind in ("token", "grant", "audit-only")
+}
+"""The line that says how much of the chain the server was shown whose answer this is."""
+
+PIECE = 256 * 1024
+"""Bytes of a body that are written before others have their turn."""
 
 
 def metadata_url(public_url: str, server: str | None) -> str:
@@ -31,11 +40,23 @@ async def respond(
         lines += b"content-type: " + content_type + b"\r\n"
     if event_id is not None:
         lines += b"agentgw-event-id: " + event_id.encode("ascii") + b"\r\n"
-    if respond_at_once(scope, status, lines, body):
+    if len(body) < PIECE and respond_at_once(scope, status, lines, body):
         return
     headers = [*_split(lines), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await _send_body(send, body, more=False)
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
+    """Send in pieces: copying and encrypting all of a large body at once would hold up others."""
+    if len(body) > PIECE:
+        left = memoryview(body)
+        while len(left) > PIECE:
+            await send({"type": "http.response.body", "body": left[:PIECE], "more_body": True})
+            await asyncio.sleep(0)
+            left = left[PIECE:]
+        body = bytes(left)
+    await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def stream_out(
@@ -52,7 +73,7 @@ async def stream_out(
     await send({"type": "http.response.start", "status": 200, "headers": _split(lines)})
     try:
         async for chunk in stream:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await _send_body(send, chunk, more=True)
     except asyncio.CancelledError:
         # The agent is gone, or cancelled its own request: nothing follows.
         task: asyncio.Task[object] | None = scope["agentgw.task"]

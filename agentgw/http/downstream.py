@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,9 +25,14 @@ from agentgw.gateway.incoming import (
 )
 from agentgw.gateway.problems import error_body
 from agentgw.gateway.switchboard import Switchboard
-from agentgw.http.answers import metadata_url, quotable, respond, stream_out
+from agentgw.http.answers import ASSURED, metadata_url, quotable, respond, stream_out
 from agentgw.http.connection import body_at_once
+from agentgw.http.one_request import HEADER as SUBJECT_TOKEN
+from agentgw.http.one_request import OneRequest
+from agentgw.http.possession import Possession, dpop_token
+from agentgw.http.presence import Presence
 from agentgw.http.request import (
+    CountRefusal,
     Networks,
     Receive,
     RefusedRequest,
@@ -38,6 +43,7 @@ from agentgw.http.request import (
     client_of,
     headers_of,
     read_body,
+    read_message,
     source_of,
     text,
     too_large,
@@ -45,10 +51,13 @@ from agentgw.http.request import (
 )
 from agentgw.http.sessions import SessionSeal
 from agentgw.mcp import handshake, modern
-from agentgw.mcp.message import INTERNAL_ERROR, INVALID_REQUEST, Message, encode, parse_message
-
-_LARGE = 256 * 1024
-"""Bytes from which a body is parsed in a thread: the event loop is everybody's, and must not wait for one."""
+from agentgw.mcp.message import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    LARGE_REQUEST,
+    Message,
+    encode,
+)
 
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """RFC 6749 section 3.3: what else a token calls a scope could not stand in a header."""
@@ -72,19 +81,33 @@ class Authenticator(Protocol):
 class Door:
     """What the face knows of the configuration; swapped whole on a reload.
 
-    `challenge_scope` gives the scope to name in a 401 for a server (None for `/mcp`), or "". The
-    `trusted_proxies` are believed about where requests come from.
+    `one_request` takes up a hand-over that comes along. `challenge_scope` gives the scope to name in a
+    401 for a server (None for `/mcp`), or "". The `trusted_proxies` are believed about where requests
+    come from. `presence` judges agents that must show their own certificate, None where there are none.
+    `possession` judges bound tokens. `keeps_token` holds the servers (None: `/mcp`) for which the caller's
+    own token is kept as long as its call lasts, `undiscovered` those whose challenges name no metadata.
     """
 
     public_url: str
     servers: Collection[str]
     challenge_scope: Callable[[str | None], str]
     authenticator: Authenticator
+    one_request: OneRequest
     may_reach: Callable[[Caller, str], bool]
     body_limit: int
     body_deadline: float
     json_depth: int
+    possession: Possession
     trusted_proxies: Networks = ()
+    presence: Presence | None = None
+    keeps_token: Collection[str | None] = ()
+    undiscovered: Collection[str | None] = ()
+
+    def metadata(self, server: str | None) -> str:
+        """The parameter of a challenge that leads to a resource's metadata; empty where none is shown."""
+        if server in self.undiscovered:
+            return ""
+        return f'resource_metadata="{metadata_url(self.public_url, server)}"'
 
 
 class Downstream:
@@ -96,7 +119,7 @@ class Downstream:
         gateway: Gateway,
         seal: SessionSeal,
         clock: Callable[[], float],
-        unauthenticated: Callable[[str | None], None],
+        unauthenticated: CountRefusal,
     ) -> None:
         self.door = door
         self._gateway = gateway
@@ -122,14 +145,18 @@ class Downstream:
             ):
                 raise RefusedRequest(404, "there is no such server")
             incoming = await self._incoming(door, scope, receive, headers, caller, server, event_id)
-            answer = await self._answer(incoming)
+            try:
+                answer = await self._answer(incoming)
+            finally:
+                if incoming.message.size >= LARGE_REQUEST:
+                    asyncio.get_running_loop().run_in_executor(None, _empty, incoming.message)
             if answer.stream is not None:
                 incoming = incoming.without_content()
                 headers.clear()
                 scope["headers"].clear()
             await self._write(scope, send, door, incoming, answer)
         except InvalidToken as error:
-            self._unauthenticated(source_of(scope, door.trusted_proxies))
+            self._unauthenticated(source_of(scope, door.trusted_proxies), "/mcp")
             await self._challenge(scope, send, door, server, error)
         except MalformedMessage as error:
             body = error_body(error.request_id, error.code, str(error), error.data)
@@ -190,15 +217,25 @@ class Downstream:
         self, door: Door, scope: Scope, headers: dict[bytes, bytes], server: str | None
     ) -> Caller:
         token = bearer(headers)
-        if token is None:
+        by_dpop = token is None
+        if token is None and (token := dpop_token(headers)) is None:
             raise _NoCredentials
         now = self._clock()
         caller = door.authenticator.lookup(token, now)
         if caller is None:
             caller = await door.authenticator.authenticate(token, now)
+        if caller.binding is not None or by_dpop:
+            await door.possession.check(caller.binding, scope, token, by_dpop, now)
+        if door.presence is not None:
+            door.presence.check(caller, scope)
         if not admits(caller, door.public_url, server):
             raise InvalidToken("the token is meant for another resource")
-        return caller
+        hand_over = headers.get(SUBJECT_TOKEN)
+        if hand_over is None:
+            return caller
+        source = source_of(scope, door.trusted_proxies)
+        user_agent = (text(headers, b"user-agent") or "")[:200] or None
+        return await door.one_request.caller(caller, hand_over, server, source, user_agent)
 
     async def _incoming(
         self,
@@ -224,10 +261,10 @@ class Downstream:
                 body = await read_body(receive, door.body_limit, door.body_deadline)
             elif len(body) > door.body_limit:
                 raise too_large(door.body_limit)
-            if len(body) < _LARGE:
-                message = parse_message(body, door.json_depth)
+            if len(body) < LARGE_REQUEST:
+                message = read_message(headers, body, door.json_depth)
             else:
-                message = await asyncio.to_thread(parse_message, body, door.json_depth)
+                message = await asyncio.to_thread(read_message, headers, body, door.json_depth)
         try:
             session = self._check(message, headers, caller, server, version)
         except MalformedMessage as error:
@@ -245,6 +282,7 @@ class Downstream:
             trace_of(message, headers),
             session,
             text(headers, b"last-event-id"),
+            (bearer(headers) or dpop_token(headers)) if server in door.keeps_token else None,
         )
 
     def _check(
@@ -277,9 +315,12 @@ class Downstream:
             raise RefusedRequest(404, "there is no such session; open a new one with initialize")
         return session
 
-    async def _answer(self, incoming: Incoming) -> Answer:
-        if incoming.message.method not in (OPEN_STREAM, END_SESSION):
-            return await self._switchboard.handle(incoming)
+    def _answer(self, incoming: Incoming) -> Awaitable[Answer]:
+        if incoming.message.method in (OPEN_STREAM, END_SESSION):
+            return self._answer_bodiless(incoming)
+        return self._switchboard.handle(incoming)
+
+    async def _answer_bodiless(self, incoming: Incoming) -> Answer:
         session = incoming.session
         if session is None or not session.relayed:
             status = 200 if session is not None and incoming.message.method == END_SESSION else 405
@@ -287,33 +328,38 @@ class Downstream:
         answer = await self._gateway.call(incoming)
         return Answer(403) if answer.refused and answer.status == 200 else answer
 
-    async def _write(
+    def _write(
         self, scope: Scope, send: Send, door: Door, incoming: Incoming, answer: Answer
-    ) -> None:
+    ) -> Awaitable[None]:
         extra = b""
         if answer.session is not None:
             sealed = self._seal.seal(
                 answer.session, incoming.caller, incoming.server, self._clock()
             )
             extra = b"mcp-session-id: " + sealed.encode("ascii") + b"\r\n"
+        if incoming.caller.binding is not None:
+            nonce = door.possession.nonce(self._clock())
+            extra += b"" if nonce is None else b"dpop-nonce: " + nonce.encode("ascii") + b"\r\n"
         if answer.challenge is not None:
             scopes = " ".join(filter(_SCOPE.fullmatch, answer.challenge.split(" ")))
-            challenge = (
-                f'Bearer error="insufficient_scope", scope="{scopes}", '
-                f'resource_metadata="{metadata_url(door.public_url, incoming.server)}"'
-            )
+            parts = [
+                f'error="insufficient_scope", scope="{scopes}"',
+                door.metadata(incoming.server),
+            ]
+            challenge = "Bearer " + ", ".join(filter(None, parts))
             extra += b"www-authenticate: " + challenge.encode("latin-1") + b"\r\n"
         if answer.retry_after is not None:
             extra += b"retry-after: %d\r\n" % answer.retry_after
         if answer.status == 405:
             extra += b"allow: POST\r\n"
+        if answer.assurance is not None:
+            extra += ASSURED[answer.assurance]
         if answer.stream is not None:
-            await stream_out(scope, send, answer.stream, incoming.event_id, extra)
-        else:
-            content_type = answer.content_type if answer.body else b""
-            await respond(
-                scope, send, answer.status, content_type, answer.body, incoming.event_id, extra
-            )
+            return stream_out(scope, send, answer.stream, incoming.event_id, extra)
+        content_type = answer.content_type if answer.body else b""
+        return respond(
+            scope, send, answer.status, content_type, answer.body, incoming.event_id, extra
+        )
 
     async def _challenge(
         self,
@@ -323,19 +369,27 @@ class Downstream:
         server: str | None,
         error: InvalidToken,
     ) -> None:
-        """401 with the way to a token (RFC 6750 section 3, RFC 9728 section 5.1)."""
+        """401 with the way to a token (RFC 6750 section 3, RFC 9449 section 7.1, RFC 9728 section 5.1)."""
         parts = []
+        scheme, code, extra = door.possession.challenge(scope, error, self._clock())
         body: dict[str, Any] = {"error": "unauthorized", "error_description": "no credentials"}
         if error is not _NoCredentials:
-            parts.append('error="invalid_token"')
+            parts.append(f'error="{code}"')
             parts.append(f'error_description="{quotable(error.reason)}"')
-            body = {"error": "invalid_token", "error_description": quotable(error.reason)}
+            body = {"error": code, "error_description": quotable(error.reason)}
         wanted = door.challenge_scope(server)
         if wanted:
             parts.append(f'scope="{wanted}"')
-        parts.append(f'resource_metadata="{metadata_url(door.public_url, server)}"')
-        challenge = b"www-authenticate: Bearer " + ", ".join(parts).encode("latin-1") + b"\r\n"
-        await respond(scope, send, 401, JSON, encode(body), None, challenge)
+        parts.append(door.metadata(server))
+        challenge = (scheme + ", ".join(filter(None, parts))).rstrip().encode("latin-1")
+        lines = b"www-authenticate: " + challenge + b"\r\n" + extra
+        await respond(scope, send, 401, JSON, encode(body), None, lines)
+
+
+def _empty(message: Message) -> None:
+    """Let go of what a message carried: freeing that many values takes long too."""
+    message.params.clear()
+    message.document.clear()
 
 
 _NoCredentials = InvalidToken("there is no Authorization header")

@@ -13,6 +13,8 @@ _CODES = (
     (46006, "tool_changed", "The tool's definition differs from the one that was approved, or it was "
      "never approved. An operator can review it and run <code>agentgw server approve</code>."),
     (46007, "limited", "A quota or cap was reached; <code>retry_after_ms</code> says when to come back."),
+    (46008, "connect_required", "The tool server knows people by accounts of their own. The user opens the "
+     "link in <code>url</code>, signs in and agrees; it works once and for ten minutes. Then call again."),
 )  # fmt: skip
 
 

@@ -7,21 +7,32 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any
+from typing import Any, Protocol
 
 from agentgw.errors import CallerError, InvalidToken
+from agentgw.gateway.incoming import JSON
 from agentgw.mcp import modern
-from agentgw.mcp.message import Message
+from agentgw.mcp.message import Message, parse_message
+from agentgw.mcp.spelling import SHORTEST_SECRET, respelled
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
+
+class CountRefusal(Protocol):
+    """Told of each refusal of somebody who proved nothing: whence, at which path of ours, and as which
+    client they came by their own word."""
+
+    def __call__(self, source: str | None, at: str, claimed: str | None = None) -> None: ...
+
+
 _SCHEME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SINGLE = frozenset(
     {
         b"authorization",
+        b"agentgw-subject-token",
         b"host",
         b"origin",
         b"content-type",
@@ -36,7 +47,7 @@ _SINGLE = frozenset(
 
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_JWT = re.compile(r"eyJ[\w-]{7,}\.[\w.-]*")
+_JWT = re.compile(r"eyJ[\w-]{7,}\.[\w.-]*|agk_[\w-]{20,}")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -49,10 +60,18 @@ class RefusedRequest(CallerError):
         self.text = text
 
 
+def by_name(scope: Scope) -> dict[bytes, bytes]:
+    """The headers by lower-case name, made once per request; of those that stand twice the last."""
+    headers: dict[bytes, bytes] | None = scope.get("agentgw.headers")
+    if headers is None:
+        headers = scope["agentgw.headers"] = dict(scope["headers"])
+    return headers
+
+
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
     """The headers by lower-case name. Raises RefusedRequest where one that decides stands twice."""
     lines = scope["headers"]
-    headers = dict(lines)
+    headers = by_name(scope)
     if len(headers) != len(lines):
         seen: set[bytes] = set()
         for name, _ in lines:
@@ -69,13 +88,15 @@ def bearer(headers: dict[bytes, bytes]) -> bytes | None:
 
     None without one, and for another scheme: that is no attempt of the kind we know (section 3.1).
     """
-    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-    if _SCHEME.fullmatch(scheme) and scheme.lower() != b"bearer":
+    value = headers.get(b"authorization")
+    if value is None:
         return None
-    if b"authorization" not in headers:
+    scheme, _, token = value.partition(b" ")
+    is_bearer = scheme.lower() == b"bearer"
+    if not is_bearer and _SCHEME.fullmatch(scheme):
         return None
     token = token.strip(b" ")
-    if scheme.lower() != b"bearer" or not token or b" " in token or b"," in token:
+    if not is_bearer or not token or b" " in token or b"," in token:
         raise InvalidToken("the Authorization header holds no bearer token")
     return token
 
@@ -88,14 +109,42 @@ def text(headers: dict[bytes, bytes], name: bytes) -> str | None:
 
 def check_body_headers(headers: dict[bytes, bytes], limit: int) -> None:
     """Refuse what is no plain JSON body of an acceptable size. Raises RefusedRequest."""
-    media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if media_type != b"application/json":
+    media_type = headers.get(b"content-type", b"")
+    if media_type != JSON and media_type.split(b";")[0].strip().lower() != JSON:
         raise RefusedRequest(415, "the body must be application/json")
-    if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+    coding = headers.get(b"content-encoding")
+    if coding is not None and coding.strip().lower() != b"identity":
         raise RefusedRequest(415, "the body must not be compressed")
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length[:12]) > limit:
         raise too_large(limit)
+
+
+def check_carries_no_token(headers: dict[bytes, bytes], body: bytes) -> None:
+    """Refuse a body that holds a token which its own request shows: what is in a body may go to a tool
+    server, as an argument or in `_meta`. Raises RefusedRequest."""
+    for name in (b"authorization", b"agentgw-subject-token"):
+        value = headers.get(name)
+        if value is None:
+            continue
+        token = value.rpartition(b" ")[2]
+        if len(token) >= SHORTEST_SECRET and token in body:
+            raise RefusedRequest(
+                400, "the body holds the token of its own request, which must reach no tool server"
+            )
+
+
+def read_message(headers: dict[bytes, bytes], body: bytes, max_depth: int) -> Message:
+    """The message of a body that holds no token of its own request, however that is written.
+
+    Raises RefusedRequest, or MalformedMessage as `parse_message` does.
+    """
+    check_carries_no_token(headers, body)
+    message = parse_message(body, max_depth)
+    again = respelled(body, message.document)
+    if again is not None:
+        check_carries_no_token(headers, again)
+    return message
 
 
 async def read_body(receive: Receive, limit: int, deadline: float) -> bytes:
@@ -135,6 +184,15 @@ def source_of(scope: Scope, proxies: Networks = ()) -> str | None:
     return _forwarded_for(str(client[0]), scope["headers"], proxies)
 
 
+def comes_from(scope: Scope, proxies: Networks) -> bool:
+    """Whether the peer of the connection is one of `proxies`; nobody on a unix socket is."""
+    client = scope.get("client")
+    if client is None or not proxies:
+        return False
+    address = _address(str(client[0]))
+    return address is not None and _is_proxy(address, proxies)
+
+
 def _forwarded_for(peer: str, headers: list[tuple[bytes, bytes]], proxies: Networks) -> str:
     address = _address(peer)
     if address is None or not _is_proxy(address, proxies):
@@ -167,7 +225,7 @@ def client_of(message: Message, headers: dict[bytes, bytes]) -> str | None:
     info = message.params.get("clientInfo") or message.meta.get(modern.META_CLIENT_INFO)
     if isinstance(info, dict):
         words = (info.get("name"), info.get("version"))
-        name = "/".join(word[:256] if isinstance(word, str) else "-" for word in words)
+        name = "/".join([word[:256] if isinstance(word, str) else "-" for word in words])
     else:
         name = text(headers, b"user-agent") or ""
     return _clean(name[:512]) or None

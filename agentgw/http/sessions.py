@@ -31,7 +31,8 @@ class SessionSeal:
 
     def seal(self, session: NewSession, caller: Caller, server: str | None, now: float) -> str:
         """The id to give to the agent."""
-        inner = orjson.dumps([session.version, session.relayed, session.upstream, int(now) + LIFE])
+        about = [session.version, session.relayed, session.upstream, int(now) + LIFE]
+        inner = orjson.dumps([*about, session.elicits_urls])
         nonce = self._random(_NONCE)
         return b64url(nonce + self._cipher.encrypt(nonce, inner, _binding(caller, server)))
 
@@ -44,8 +45,11 @@ class SessionSeal:
             inner = self._cipher.decrypt(raw[:_NONCE], raw[_NONCE:], _binding(caller, server))
         except (InvalidTag, ValueError):
             return None
-        version, relayed, upstream, expires = orjson.loads(inner)
-        return AgentSession(sealed, version, relayed, upstream) if now < expires else None
+        version, relayed, upstream, expires, *rest = orjson.loads(inner)
+        if now >= expires:
+            return None
+        # One that an earlier version sealed says nothing of it.
+        return AgentSession(sealed, version, relayed, upstream, rest == [True])
 
 
 def _binding(caller: Caller, server: str | None) -> bytes:

@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agentgw.core.actor import AgentRules, ClientRule
+from agentgw.core.authorization_details import OneTool
 from agentgw.core.claims import IssuerRules
+from agentgw.core.possession import Binding
 from agentgw.core.principal import Hop, Inbound, Issued, Subject
+from agentgw.identity.jwk import VerifyKey
 
 __all__ = [
     "AgentRules",
     "ClientRule",
+    "Grant",
     "IssuerRules",
     "OwnTokens",
     "Verified",
@@ -29,11 +34,14 @@ class OwnTokens(Protocol):
     def issuer(self) -> str:
         """Our issuer identifier, which is the public URL."""
 
-    def key(self, kid: str) -> object | None:
-        """The public key (cryptography's) that we sign, or lately signed, with under `kid`."""
+    def key(self, kid: str) -> VerifyKey | None:
+        """The public key that we sign, or lately signed, with under `kid`, bound to its algorithm."""
 
-    def issued(self, jti: str) -> Issued | None:
-        """The ledger's entry of a gateway or hand-over token; None where there is none or no more."""
+    async def issued(self, jti: str) -> Issued | None:
+        """The ledger's entry of a gateway or hand-over token; None where there is none or no more.
+
+        Raises Unavailable.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,10 @@ class Verified:
     `dropped_act` tells of an `act` its issuer may not assert; such a token is no subject_token.
 
     `issuer` is the issuer's alias, or our public URL for a token of ours, whose `issued` is then the
-    ledger's entry. `chain` is not yet checked for weak evidence (a bare client name).
+    ledger's entry. `details` is the one tool it is for, if it is for one only.
+    `chain` is not yet checked for weak evidence (a bare client name). `until` (Unix seconds) is when
+    its issuer must be asked about it again. `binding` is what the token is bound to:
+    who presents it must prove it (core/possession.check_presented).
     """
 
     claims: Mapping[str, Any]
@@ -71,3 +82,17 @@ class Verified:
     acr: str | None = None
     auth_time: int | None = None
     notes: tuple[str, ...] = ()
+    details: OneTool | None = None
+    until: float = math.inf
+    binding: Binding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A genuine JWT of an issuer, not yet judged: its claims, the `typ` of its header, and what records
+    keep of it."""
+
+    claims: Mapping[str, Any]
+    typ: str | None
+    issuer: IssuerRules
+    inbound: Inbound

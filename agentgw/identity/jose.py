@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 from jwt.algorithms import get_default_algorithms
 
+from agentgw.core.canonical import b64url
 from agentgw.errors import InvalidToken
 from agentgw.identity.jwk import VerifyKey
 
@@ -38,6 +40,7 @@ _SIGNERS = get_default_algorithms()
 _SIGNERS["Ed25519"] = _SIGNERS["EdDSA"]
 # Possessive, and content with an unfinished string: no input makes either pattern look twice.
 _NO_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^"\[\]{}]++', re.DOTALL)
+_B64TOKEN = re.compile(rb"[A-Za-z0-9\-._~+/]++=*+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,38 @@ class Unverified(Compact):
 
     claims: Mapping[str, Any]
 
+    @property
+    def signed_hash(self) -> str:
+        """`sha-256:` + base64url of what is signed, which stays when a signature is rewritten."""
+        return "sha-256:" + b64url(hashlib.sha256(self.signing_input).digest())
 
-def split(token: str | bytes, limit: int = TOKEN_LIMIT, depth: int = DEPTH_LIMIT) -> Unverified:
+
+def may_be_jwt(token: bytes) -> bool:
+    """Whether `token` looks like a compact JWS; what does not is a string only its issuer can read."""
+    return token.count(b".") == 2 and token.startswith(b"ey")
+
+
+def check_opaque(token: bytes, limit: int = TOKEN_LIMIT) -> None:
+    """Refuse what is no `b64token` (RFC 6750 section 2.1) of at most `limit` bytes. Raises InvalidToken."""
+    if len(token) > limit:
+        raise InvalidToken(f"the token is larger than {limit} bytes")
+    if not _B64TOKEN.fullmatch(token):
+        raise InvalidToken("the token holds characters that no bearer token has")
+
+
+def split(
+    token: str | bytes,
+    limit: int = TOKEN_LIMIT,
+    depth: int = DEPTH_LIMIT,
+    *,
+    embeds_key: bool = False,
+) -> Unverified:
     """Take a JWT apart strictly, without looking at its signature (RFC 7519 section 7.2).
 
     `limit` is in bytes of the whole token, `depth` counts nested arrays and objects of the claims.
-    Raises InvalidToken.
+    `embeds_key` lets a `jwk` stand in the header, for DPoP proofs only. Raises InvalidToken.
     """
-    part = split_compact(token, limit)
+    part = split_compact(token, limit, embeds_key=embeds_key)
     claims = strict_json(part.payload, depth, "claims")
     if not isinstance(claims, dict):
         raise InvalidToken("the token's claims are not a JSON object")
@@ -79,7 +106,9 @@ def split(token: str | bytes, limit: int = TOKEN_LIMIT, depth: int = DEPTH_LIMIT
     )  # fmt: skip
 
 
-def split_compact(token: str | bytes, limit: int = TOKEN_LIMIT) -> Compact:
+def split_compact(
+    token: str | bytes, limit: int = TOKEN_LIMIT, *, embeds_key: bool = False
+) -> Compact:
     """Take a compact JWS apart, whatever its payload (RFC 7515 section 5.2). Raises InvalidToken."""
     if len(token) > limit:
         raise InvalidToken(f"the token is larger than {limit} bytes")
@@ -94,18 +123,20 @@ def split_compact(token: str | bytes, limit: int = TOKEN_LIMIT) -> Compact:
     if not isinstance(header, dict):
         raise InvalidToken("the token's header is not a JSON object")
     payload, signature = _decode(parts[1], "payload"), _decode(parts[2], "signature")
-    alg, kid, typ = _judge_header(header)
+    alg, kid, typ = _judge_header(header, embeds_key)
     if not signature:
         raise InvalidToken("the token is not signed")
     return Compact(header, alg, kid, typ, payload, parts[0] + b"." + parts[1], signature)
 
 
-def _judge_header(header: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+def _judge_header(
+    header: Mapping[str, Any], embeds_key: bool
+) -> tuple[str, str | None, str | None]:
     alg, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
     if not isinstance(alg, str) or alg not in ALGORITHMS:
         raise InvalidToken("the token's alg is not an asymmetric signature algorithm we accept")
     for name in FORBIDDEN_HEADERS:
-        if name in header:
+        if name in header and not (embeds_key and name == "jwk"):
             raise InvalidToken(f"the token's header carries {name}, which we never honour")
     if "kid" in header and not (
         isinstance(kid, str) and 0 < len(kid) <= KID_LIMIT and kid.isascii() and kid.isprintable()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
-from agentgw.errors import InvalidToken
+from agentgw.errors import InvalidToken, UnverifiableToken
 from agentgw.identity.jose import strict_json
 from agentgw.identity.jwk import UnusableKey, VerifyKey, read_jwk
 
@@ -23,6 +24,7 @@ KEYS_LIMIT = 100
 REFRESH_AFTER = 240.0
 MAX_AGE = 300.0
 RETRY_WHILE_EMPTY = 5.0
+SETTLED = 1.0
 
 
 class IssuerUnusable(Exception):
@@ -34,9 +36,9 @@ class OidcKeys:
 
     Nothing is fetched before the first `find` or `warm`. One fetch runs at a time. Keys are refreshed
     in the background from `REFRESH_AFTER` seconds of age and before use from `MAX_AGE`; a failed
-    fetch keeps the last good set. An unknown kid asks again, at most once per `cool_down` seconds
-    however many are tried. Redirects are not followed; an answer may take `deadline` seconds in all
-    and `BODY_LIMIT` bytes.
+    fetch keeps the last good set, for `last_resort` seconds in all. An unknown kid asks again, at most once
+    per `cool_down` seconds however many are tried, and at once where none was asked for lately. Redirects are
+    not followed; an answer may take `deadline` seconds in all and `BODY_LIMIT` bytes.
 
     `client` is shared and stays its owner's; `clock` is monotonic seconds. Without `dev` only https
     URLs of hosts other than this one are asked.
@@ -52,9 +54,11 @@ class OidcKeys:
         clock: Callable[[], float] = time.monotonic,
         cool_down: float = COOL_DOWN,
         deadline: float = DEADLINE,
+        last_resort: float = math.inf,
     ) -> None:
         self._issuer = issuer
         self._client = client
+        self._last_resort = last_resort
         self._configured = jwks_uri
         self._jwks_uri = jwks_uri
         self._dev = dev
@@ -63,7 +67,7 @@ class OidcKeys:
         self._deadline = deadline
         self._keys: tuple[VerifyKey, ...] = ()
         self._loaded_at: float | None = None
-        self._asked_at: float | None = None
+        self._asked_at = self._searched_at = -math.inf
         self._flight: asyncio.Task[None] | None = None
         self.problem: str | None = "its keys have not been fetched yet"
         """Why the last fetch failed, None while all is well; safe to show to operators."""
@@ -79,14 +83,18 @@ class OidcKeys:
             await self._refresh()
         elif age >= REFRESH_AFTER:
             self._start()
+        if self._loaded_at is not None and self._clock() - self._loaded_at >= self._last_resort:
+            self._keys, self._loaded_at = (), None
         key = self._select(kid, alg)
         if key is None:
-            await self._refresh()
+            await self._refresh(searching=True)
             key = self._select(kid, alg)
         if key is not None:
             return key
         if self._loaded_at is None:
-            raise InvalidToken(f"the keys of the token's issuer are not available: {self.problem}")
+            raise UnverifiableToken(
+                f"the keys of the token's issuer are not available: {self.problem}"
+            )
         raise InvalidToken("the token was signed with a key that its issuer does not publish")
 
     async def warm(self) -> str | None:
@@ -108,24 +116,32 @@ class OidcKeys:
         # Two keys of one name are a riddle, and guessing is what an attacker would have us do.
         return fitting[0] if len(fitting) == 1 else None
 
-    async def _refresh(self) -> None:
-        flight = self._start()
+    async def _refresh(self, *, searching: bool = False) -> None:
+        flight = self._start(searching)
         if flight is not None:
             # Shielded: a caller who goes away must not take the others' fetch along.
             await asyncio.shield(flight)
 
-    def _start(self) -> asyncio.Task[None] | None:
+    def _start(self, searching: bool = False) -> asyncio.Task[None] | None:
+        """A fetch, unless it is too early for one; `searching` for a key that the last one did not bring."""
         if self._flight is not None and not self._flight.done():
             return self._flight
         now = self._clock()
-        pause = self._cool_down
-        if self._loaded_at is None:
-            pause = min(pause, RETRY_WHILE_EMPTY)
-        if self._asked_at is not None and now - self._asked_at < pause:
+        if now - self._asked_at < self._pause(searching):
             return None
+        if searching:
+            if now - self._searched_at < self._cool_down:
+                return None
+            self._searched_at = now
         self._asked_at = now
         self._flight = asyncio.create_task(self._fetch())
         return self._flight
+
+    def _pause(self, searching: bool) -> float:
+        """Seconds between two fetches. A key may be new since the last one, however it came about."""
+        if self._loaded_at is None:
+            return min(self._cool_down, RETRY_WHILE_EMPTY)
+        return SETTLED if searching else self._cool_down
 
     async def _fetch(self) -> None:
         try:
@@ -149,42 +165,84 @@ class OidcKeys:
         self._jwks_uri = self._configured
 
     async def _discover(self) -> str:
-        problem = IssuerUnusable("it has no discovery document")
-        for url in well_known_urls(self._issuer):
-            try:
-                document = await self._get(url)
-            except IssuerUnusable as error:
-                problem = error
-                continue
-            if not isinstance(document, dict) or document.get("issuer") != self._issuer:
-                problem = IssuerUnusable("its discovery document names another issuer")
-                continue
-            jwks_uri = document.get("jwks_uri")
-            if isinstance(jwks_uri, str):
-                return jwks_uri
-            problem = IssuerUnusable("its discovery document has no jwks_uri")
-        raise problem
+        document = await discover(self._issuer, self._client, self._dev, self._deadline)
+        jwks_uri = document.get("jwks_uri")
+        if not isinstance(jwks_uri, str):
+            raise IssuerUnusable("its discovery document has no jwks_uri")
+        return jwks_uri
 
     async def _get(self, url: str) -> Any:
-        check_url(url, self._dev)
-        # Uncompressed, so that the size limit counts what we would hold.
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
-        body = bytearray()
-        async with self._client.stream(
-            "GET", url, headers=headers, follow_redirects=False, timeout=self._deadline
-        ) as response:
-            if response.status_code != 200:
-                raise IssuerUnusable(f"it answered {response.status_code}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise IssuerUnusable("it compressed an answer that was to be plain")
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > BODY_LIMIT:
-                    raise IssuerUnusable(f"its answer is larger than {BODY_LIMIT} bytes")
+        return await ask_json(self._client, "GET", url, dev=self._dev, deadline=self._deadline)
+
+
+async def discover(
+    issuer: str, client: httpx2.AsyncClient, dev: bool, deadline: float
+) -> Mapping[str, Any]:
+    """The issuer's metadata document (OpenID Connect Discovery 1.0, RFC 8414). Raises IssuerUnusable."""
+    problem = IssuerUnusable("it has no discovery document")
+    for url in well_known_urls(issuer):
         try:
-            return strict_json(bytes(body), 24, "issuer's document")
-        except InvalidToken:
-            raise IssuerUnusable("its answer is not JSON") from None
+            document = await ask_json(client, "GET", url, dev=dev, deadline=deadline)
+        except IssuerUnusable as error:
+            problem = error
+            continue
+        if isinstance(document, dict) and document.get("issuer") == issuer:
+            return document
+        problem = IssuerUnusable("its discovery document names another issuer")
+    raise problem
+
+
+async def ask_json(
+    client: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    dev: bool,
+    deadline: float,
+    headers: Mapping[str, str] | None = None,
+    form: Mapping[str, str] | None = None,
+) -> Any:
+    """The JSON an issuer answers at `url`, strictly parsed, of `BODY_LIMIT` bytes at most.
+
+    `deadline` is seconds per step of the connection. Raises IssuerUnusable, or what httpx2 raises.
+    """
+    _, document = await answer_json(
+        client, method, url, dev=dev, deadline=deadline, headers=headers, form=form
+    )
+    return document
+
+
+async def answer_json(
+    client: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    dev: bool,
+    deadline: float,
+    headers: Mapping[str, str] | None = None,
+    form: Mapping[str, str] | None = None,
+    accepted: Collection[int] = (200,),
+) -> tuple[int, Any]:
+    """As `ask_json`, with the status, which is one of `accepted`."""
+    check_url(url, dev)
+    # Uncompressed, so that the size limit counts what we would hold.
+    sent = {"accept": "application/json", "accept-encoding": "identity", **(headers or {})}
+    body = bytearray()
+    async with client.stream(
+        method, url, headers=sent, data=form, follow_redirects=False, timeout=deadline
+    ) as response:
+        if response.status_code not in accepted:
+            raise IssuerUnusable(f"it answered {response.status_code}")
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise IssuerUnusable("it compressed an answer that was to be plain")
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                raise IssuerUnusable(f"its answer is larger than {BODY_LIMIT} bytes")
+    try:
+        return response.status_code, strict_json(bytes(body), 24, "issuer's document")
+    except InvalidToken:
+        raise IssuerUnusable("its answer is not JSON") from None
 
 
 def read_key_set(document: Any) -> tuple[VerifyKey, ...]:

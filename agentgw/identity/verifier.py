@@ -1,24 +1,32 @@
-"""Who a JWT stands for: one of a configured issuer, or one of our own."""
+"""Who a token stands for: a JWT of a configured issuer or of our own, or what an issuer says of it."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from agentgw.core import actor
 from agentgw.core import claims as rule
+from agentgw.core.authorization_details import details_of
 from agentgw.core.call_token import CALL_DETAILS
-from agentgw.core.canonical import b64url
+from agentgw.core.canonical import b64url, digest
+from agentgw.core.client_credentials import API_KEY_PREFIX
+from agentgw.core.introspected import typ_of_opaque
+from agentgw.core.possession import binding_of
 from agentgw.core.principal import Caller, Inbound, Issued
+from agentgw.core.recent import remember
 from agentgw.errors import InvalidToken
-from agentgw.identity import AgentRules, IssuerRules, OwnTokens, Verified, jose
-from agentgw.identity.jwk import UnusableKey, VerifyKey, bind_key
+from agentgw.identity import AgentRules, Grant, IssuerRules, OwnTokens, Verified, jose
+from agentgw.identity.introspection import Introspected
+from agentgw.identity.jwk import VerifyKey
 
 CACHE_SIZE = 10_000
+EXCHANGED_SIZE = 1_000
 CACHE_LIFE = 300
 REFUSED_LIFE = 3
 
@@ -28,6 +36,13 @@ class KeySource(Protocol):
 
     async def find(self, kid: str | None, alg: str) -> VerifyKey:
         """The key for a token's header `kid` and `alg`. Raises InvalidToken."""
+
+
+class Introspector(Protocol):
+    """Who says what a token is; introspection.Introspection is the one that asks the issuer."""
+
+    async def ask(self, token: bytes, now: float) -> Introspected:
+        """What the issuer says of `token` at Unix time `now`. Raises InvalidToken."""
 
 
 @dataclass(slots=True)
@@ -42,7 +57,9 @@ class TokenVerifier:
     `keys` holds a KeySource per issuer alias; `public_url` is our own issuer identifier and the root of
     our resource URLs, without a trailing slash; `token_limit` is in bytes. A remembered Caller is used
     for at most five minutes and never into the last five seconds of its token; a reload makes a new
-    verifier, so nothing remembered survives it.
+    verifier, so nothing remembered survives it. `revoked` tells of a token that was taken back.
+    `introspection` holds an Introspector per alias of the issuers whose JWTs are asked about as well;
+    `opaque` is the one asked about all that is no JWT, with its alias; None where that is refused.
 
     Raises ValueError where two issuers are one, one is ourselves, or agents share a name or client.
     """
@@ -58,6 +75,9 @@ class TokenVerifier:
         token_limit: int = jose.TOKEN_LIMIT,
         claims_depth: int = jose.DEPTH_LIMIT,
         cache_size: int = CACHE_SIZE,
+        revoked: Callable[[Inbound], bool] = lambda inbound: False,
+        introspection: Mapping[str, Introspector] | None = None,
+        opaque: tuple[str, Introspector] | None = None,
     ) -> None:
         listed = tuple(issuers)
         self._issuers = {item.issuer: item for item in listed}
@@ -71,7 +91,11 @@ class TokenVerifier:
         self._token_limit = token_limit
         self._claims_depth = claims_depth
         self._cache_size = cache_size
+        self._revoked = revoked
+        self._introspection = introspection or {}
+        self._opaque = opaque
         self._known: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._exchanged: OrderedDict[bytes, tuple[float, Verified]] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
 
     def lookup(self, token: bytes, now: float) -> Caller | None:
@@ -83,45 +107,107 @@ class TokenVerifier:
         self._known.move_to_end(key)
         return entry.caller
 
+    def forget(self, which: Callable[[Caller], bool]) -> None:
+        """Remember no more the callers that `which` picks: their tokens are verified anew, or refused."""
+        for key in [key for key, entry in self._known.items() if which(entry.caller)]:
+            del self._known[key]
+
     async def authenticate(self, token: bytes, now: float) -> Caller:
-        """Verify `token` for use at our own door at Unix time `now`. Raises InvalidToken."""
-        verified = await self.verify_subject_token(token, now)
+        """Verify `token` for use at our own door at Unix time `now`. Raises InvalidToken.
+
+        A Caller with a `binding` is not let in yet: the door must see that proven, for each request.
+        """
+        key = hashlib.sha256(token).digest()
+        verified = self._unless_revoked(await self._verify_anew(token, key, now))
         if not verified.resources:
-            raise InvalidToken("the token is a hand-over: its agent must exchange it first")
+            raise InvalidToken(
+                "the token is a hand-over, or was made for one call: its agent must exchange it first"
+            )
         if verified.issued is None:
             actor.check_evidence(verified.chain, self._issuers[verified.inbound.iss])
         actor.check_may_act(verified.may_act, verified.chain)
+        actor.check_required(verified.chain[0], verified.binding, self._index)
         caller = _caller(verified)
-        key = hashlib.sha256(token).digest()
-        until = min(now + CACHE_LIFE, verified.exp - rule.MIN_LIFE)
-        _remember(self._known, key, _Entry(caller, until), self._cache_size)
+        remember(self._known, key, _Entry(caller, _until(verified, now)), self._cache_size)
         return caller
 
     async def verify_subject_token(self, token: bytes, now: float) -> Verified:
         """Verify `token` for an exchange: genuine, alive, of a known issuer and of the right kind.
 
-        What must still be decided is written at Verified. Per-call tokens are refused.
-        Raises InvalidToken.
+        What must still be decided is written at Verified. Tokens of other issuers are remembered as
+        `authenticate` remembers them, our own looked up each time. Raises InvalidToken.
         """
         key = hashlib.sha256(token).digest()
+        known = self._exchanged.get(key)
+        if known is not None and now < known[0]:
+            return self._unless_revoked(known[1])
+        verified = self._unless_revoked(await self._verify_anew(token, key, now))
+        if verified.issued is None:
+            remember(self._exchanged, key, (_until(verified, now), verified), EXCHANGED_SIZE)
+        return verified
+
+    async def _verify_anew(self, token: bytes, key: bytes, now: float) -> Verified:
         refused = self._refused.get(key)
         if refused is not None and now < refused[0]:
             raise InvalidToken(refused[1])
-        unverified = jose.split(token, self._token_limit, self._claims_depth)
-        inbound_hash = "sha-256:" + b64url(key)
         try:
-            if unverified.claims.get("iss") == self._public_url:
-                return self._verify_own(unverified, inbound_hash, now)
-            return await self._verify_foreign(unverified, inbound_hash, now)
+            return await self._verify(token, "sha-256:" + b64url(key), now)
         except jose.BadSignature as error:
-            _remember(self._refused, key, (now + REFUSED_LIFE, error.reason), self._cache_size)
+            remember(self._refused, key, (now + REFUSED_LIFE, error.reason), self._cache_size)
             raise
 
-    async def _verify_foreign(
-        self, unverified: jose.Unverified, inbound_hash: str, now: float
-    ) -> Verified:
+    def _unless_revoked(self, verified: Verified) -> Verified:
+        if self._revoked(verified.inbound):
+            raise InvalidToken("the token was revoked")
+        return verified
+
+    async def _verify(self, token: bytes, inbound_hash: str, now: float) -> Verified:
+        if self._opaque is not None and not jose.may_be_jwt(token):
+            return await self._verify_opaque(token, *self._opaque, inbound_hash, now)
+        unverified = jose.split(token, self._token_limit, self._claims_depth)
+        if unverified.claims.get("iss") == self._public_url:
+            return await self._verify_own(unverified, inbound_hash, now)
+        return await self._verify_foreign(token, unverified, inbound_hash, now)
+
+    def verify_call_token(self, token: bytes, now: float) -> Mapping[str, Any]:
+        """The claims of a per-call token of ours that is alive at Unix time `now`. Raises InvalidToken.
+
+        Whether it was used already, only its tool server knows.
+        """
+        unverified = jose.split(token, self._token_limit, self._claims_depth)
         claims = unverified.claims
-        issuer = claims.get("iss")
+        if claims.get("iss") != self._public_url or unverified.typ not in ("at+jwt", "jwt"):
+            raise InvalidToken("the token is none of ours")
+        jose.verify(unverified, self._own_key(unverified.kid))
+        rule.check_times(claims, now, min_life=0)
+        if not names_a_call(claims):
+            raise InvalidToken("the token was not made for one call")
+        return claims
+
+    async def verify_grant(self, token: bytes) -> Grant:
+        """A JWT of a configured issuer, its signature proven and nothing else. Raises InvalidToken."""
+        unverified = jose.split(token, self._token_limit, self._claims_depth)
+        rules = await self._genuine(unverified)
+        jti, whole = _text(unverified.claims.get("jti")), digest(token)
+        inbound = Inbound(rules.issuer, jti, whole, unverified.signed_hash)
+        if self._revoked(inbound):
+            raise InvalidToken("it was revoked")
+        return Grant(unverified.claims, unverified.typ, rules, inbound)
+
+    async def _verify_foreign(
+        self, token: bytes, unverified: jose.Unverified, inbound_hash: str, now: float
+    ) -> Verified:
+        rules = await self._genuine(unverified)
+        said = Introspected(unverified.claims, math.inf)
+        if rules.alias in self._introspection:
+            rule.check_times(unverified.claims, now)
+            said = await self._introspection[rules.alias].ask(token, now)
+        hashes = (inbound_hash, unverified.signed_hash)
+        return self._describe(said, unverified.typ, rules, hashes, now)
+
+    async def _genuine(self, unverified: jose.Unverified) -> IssuerRules:
+        """The issuer whose key signed it."""
+        issuer = unverified.claims.get("iss")
         rules = self._issuers.get(issuer) if isinstance(issuer, str) else None
         if rules is None:
             raise InvalidToken("the token's issuer is not configured here")
@@ -130,8 +216,34 @@ class TokenVerifier:
         if rules.algorithms and alg not in rules.algorithms:
             raise InvalidToken("the token's alg is not one its issuer is configured to use")
         jose.verify(unverified, await self._keys[rules.alias].find(unverified.kid, unverified.alg))
+        return rules
+
+    async def _verify_opaque(
+        self, token: bytes, alias: str, introspector: Introspector, inbound_hash: str, now: float
+    ) -> Verified:
+        jose.check_opaque(token, self._token_limit)
+        if token.startswith(API_KEY_PREFIX.encode()):
+            raise InvalidToken("an API key is no access token: get one for it at /oauth/token")
+        rules = next(rules for rules in self._issuers.values() if rules.alias == alias)
+        said = await introspector.ask(token, now)
+        typ = typ_of_opaque(said.claims, rules)
+        return self._describe(said, typ, rules, (inbound_hash, inbound_hash), now)
+
+    def _describe(
+        self,
+        said: Introspected,
+        typ: str | None,
+        rules: IssuerRules,
+        hashes: tuple[str, str],
+        now: float,
+    ) -> Verified:
+        """What the genuine claims of an issuer's token say, whichever way they came.
+
+        `hashes` are those of the whole token and of what is signed in it.
+        """
+        claims = said.claims
         exp = rule.check_times(claims, now)
-        rule.check_kind(claims, unverified.typ, rules)
+        rule.check_kind(claims, typ, rules)
         resources = rule.resources_of(claims, rules)
         actors = actor.determine_actors(claims, rules, self._index)
         return Verified(
@@ -148,25 +260,33 @@ class TokenVerifier:
             dropped_act=actors.dropped_act,
             may_act=actor.may_act_of(claims, rules.alias, rules.issuer, self._index),
             exp=exp,
-            inbound=Inbound(rules.issuer, _text(claims.get("jti")), inbound_hash),
+            inbound=Inbound(rules.issuer, _text(claims.get("jti")), *hashes),
             acr=_text(claims.get("acr")),
             auth_time=_seconds(claims.get("auth_time")),
             notes=actors.notes,
+            details=details_of(claims),
+            until=said.until,
+            binding=binding_of(claims),
         )
 
-    def _verify_own(self, unverified: jose.Unverified, inbound_hash: str, now: float) -> Verified:
+    async def _verify_own(
+        self, unverified: jose.Unverified, inbound_hash: str, now: float
+    ) -> Verified:
         claims = unverified.claims
         jose.verify(unverified, self._own_key(unverified.kid))
         exp = rule.check_times(claims, now)
         rule.check_kind(claims, unverified.typ, self._own_rules)
-        if names_a_call(claims):
+        is_call = names_a_call(claims)
+        if is_call and "may_act" not in claims:
             raise InvalidToken("the token was made for one call upstream and is no credential here")
         jti = claims.get("jti")
-        issued = self._own.issued(jti) if isinstance(jti, str) else None
+        issued = await self._own.issued(jti) if isinstance(jti, str) else None
         if issued is None:
             raise InvalidToken(
                 "the token is not in our ledger: never issued for use here, or revoked"
             )
+        if is_call != (issued.kind == "call"):
+            raise InvalidToken("the token is of another kind than our ledger's entry of it")
         self._check_entry(claims, issued)
         return Verified(
             claims=MappingProxyType(dict(claims)),
@@ -187,16 +307,15 @@ class TokenVerifier:
             txn=issued.txn,
             acr=issued.acr,
             auth_time=issued.auth_time,
+            details=issued.details,
+            binding=issued.binding,
         )
 
     def _own_key(self, kid: str | None) -> VerifyKey:
         key = None if kid is None else self._own.key(kid)
         if key is None:
             raise InvalidToken("the token claims to be ours but names no signing key of ours")
-        try:
-            return bind_key(key, kid)
-        except UnusableKey:
-            raise InvalidToken("our own signing key is not of a kind we accept") from None
+        return key
 
     def _check_entry(self, claims: Mapping[str, Any], issued: Issued) -> None:
         """Token and ledger must tell one story; where they differ, one of them was tampered with."""
@@ -209,13 +328,20 @@ class TokenVerifier:
         }
         same = all(claims.get(name) == value for name, value in told.items())
         ids = actor.act_ids(claims, self._public_url, self._claims_depth)
+        if issued.kind == "call" and ids[:1] == (self._public_url,):
+            ids = ids[1:]  # actor_mode gateway: we stand before the agent
         if not same or ids != tuple(hop.id for hop in issued.chain) or not ids:
             raise InvalidToken("the token and our ledger's entry of it differ")
-        if rule.scopes_of(claims) != issued.scopes:
-            raise InvalidToken("the token's scope and our ledger's entry of it differ")
+        # A call's own details and key bind that call; what its caller was bound to is in the ledger only.
+        own = issued.kind == "call"
+        if not own and binding_of(claims) != issued.binding:
+            raise InvalidToken("the token's cnf and our ledger's entry of it differ")
+        same = own or details_of(claims) == issued.details
+        if not same or rule.scopes_of(claims) != issued.scopes:
+            raise InvalidToken("the token's rights and our ledger's entry of it differ")
 
     def _own_resources(self, issued: Issued) -> frozenset[str]:
-        if issued.kind == "hand-over":
+        if issued.kind in ("hand-over", "call"):
             return frozenset()
         if issued.kind != "gateway" or not rule.is_resource(issued.audience, self._public_url):
             raise InvalidToken("the token is not meant for this gateway")
@@ -231,9 +357,10 @@ def names_a_call(claims: Mapping[str, Any]) -> bool:
 
 
 def _caller(verified: Verified) -> Caller:
+    current, *older = verified.chain
     return Caller(
         subject=verified.subject,
-        chain=verified.chain,
+        chain=(actor.proven_by(current, verified.binding), *older),
         scopes=verified.scopes,
         resources=verified.resources,
         exp=verified.exp,
@@ -245,14 +372,16 @@ def _caller(verified: Verified) -> Caller:
         auth_time=verified.auth_time,
         claims=verified.claims,
         notes=verified.notes,
+        details=verified.details,
+        binding=verified.binding,
+        receipts=() if verified.issued is None else verified.issued.receipts,
+        consent=None if verified.issued is None else verified.issued.consent,
     )
 
 
-def _remember(cache: OrderedDict[bytes, Any], key: bytes, value: object, size: int) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    while len(cache) > size:
-        cache.popitem(last=False)
+def _until(verified: Verified, now: float) -> float:
+    """Until when a verified token may be taken unread."""
+    return min(now + CACHE_LIFE, verified.exp - rule.MIN_LIFE, verified.until)
 
 
 def _text(value: object) -> str | None:

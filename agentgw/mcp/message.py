@@ -25,12 +25,27 @@ _MEMBERS = (*_ENVELOPE, "name", "uri", "arguments", "taskId", "ref", "_meta")
 _PROTOCOL_KEYS = {key.casefold(): key for key in _MEMBERS}
 _EXACT = frozenset(_MEMBERS)
 _REFERENCE_KEYS = {key: key for key in ("type", "name", "uri")}
+LARGE_REQUEST = 12 * 1024
+"""Bytes of a message from which on it is parsed, judged and digested in a thread (docs/performance.md).
+
+The worst of this size takes some 3 ms of that; the event loop is everybody's and must not wait longer.
+"""
+
+MAX_CONTAINERS = 50_000
+"""Objects and arrays of one message. Each costs the decoder half a microsecond in which no other thread of
+the process can run, so a body of nothing else would hold up everybody for half a second."""
+
+LARGE_ANSWER = 64 * 1024
+"""The same for an answer, which is only looked over."""
+
 _METHOD = re.compile(r"[\x21-\x7e]{1,200}")
 _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
 _STEP = [1 if byte in b"[{" else -1 for byte in range(256)]
 _SLICE = 64 * 1024
 NOTIFICATIONS = "notifications/"
 _NAME_LENGTHS = (("name", 1024), ("taskId", 1024), ("uri", 8192))
+_SHORTEST_LIMIT = min(most for _, most in _NAME_LENGTHS)
+"""A message of so many bytes cannot hold a name of more characters."""
 _TAKE_ARGUMENTS = frozenset({"tools/call", "prompts/get"})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -40,7 +55,8 @@ RequestId = str | int
 class Message(NamedTuple):
     """One JSON-RPC message. `document` is the whole object as parsed, unknown members included.
 
-    `raw` are its bytes where they are just what `encode` would write again.
+    `raw` are its bytes where they are just what `encode` would write again; `size` says how many bytes it
+    came in, 0 where it is of our own making.
     """
 
     kind: Literal["request", "notification", "response"]
@@ -49,6 +65,7 @@ class Message(NamedTuple):
     params: dict[str, Any]
     document: dict[str, Any]
     raw: bytes | None = None
+    size: int = 0
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -76,7 +93,7 @@ def parse_message(body: bytes, max_depth: int = 64) -> Message:
     _refuse_case_variants(document)
     if document.get("jsonrpc") != "2.0":
         raise MalformedMessage(400, INVALID_REQUEST, 'a message carries "jsonrpc": "2.0"')
-    return _classify(document, raw)
+    return _classify(document, raw, len(body))
 
 
 def encode(document: object) -> bytes:
@@ -87,14 +104,14 @@ def encode(document: object) -> bytes:
         return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
-def _classify(document: dict[str, Any], raw: bytes | None) -> Message:
+def _classify(document: dict[str, Any], raw: bytes | None, size: int) -> Message:
     request_id = document.get("id")
     if "id" in document and not _is_id(request_id):
         raise MalformedMessage(
             400, INVALID_REQUEST, "an id is a string of Unicode text or an integer up to 2^53-1"
         )
     if "method" not in document:
-        return _response(document, request_id)
+        return _response(document, request_id, size)
     method = document["method"]
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
         raise MalformedMessage(
@@ -108,7 +125,8 @@ def _classify(document: dict[str, Any], raw: bytes | None) -> Message:
     if not isinstance(params, dict):
         raise MalformedMessage(400, INVALID_PARAMS, "params is an object")
     _refuse_case_variants(params)
-    if method in _TAKE_ARGUMENTS and not isinstance(params.get("arguments"), dict | None):
+    arguments = params.get("arguments")
+    if method in _TAKE_ARGUMENTS and not (arguments is None or isinstance(arguments, dict)):
         error = MalformedMessage(400, INVALID_PARAMS, "params.arguments is an object")
         error.request_id = request_id
         raise error
@@ -119,8 +137,9 @@ def _classify(document: dict[str, Any], raw: bytes | None) -> Message:
     if kind == "notification" and not method.startswith(NOTIFICATIONS):
         # A server may act on the method alone, and would then do unasked what a request must ask for.
         raise MalformedMessage(400, INVALID_REQUEST, f"only {NOTIFICATIONS}* come without an id")
-    _refuse_long_names(params, request_id)
-    return Message(kind, request_id, method, params, document, raw)
+    if size > _SHORTEST_LIMIT:
+        _refuse_long_names(params, request_id)
+    return Message(kind, request_id, method, params, document, raw, size)
 
 
 def _refuse_long_names(params: dict[str, Any], request_id: RequestId | None) -> None:
@@ -137,12 +156,12 @@ def _refuse_long_names(params: dict[str, Any], request_id: RequestId | None) -> 
                 raise error
 
 
-def _response(document: dict[str, Any], request_id: RequestId | None) -> Message:
+def _response(document: dict[str, Any], request_id: RequestId | None, size: int) -> Message:
     if ("result" in document) == ("error" in document) or request_id is None:
         raise MalformedMessage(
             400, INVALID_REQUEST, "a message has a method, or an id and either result or error"
         )
-    return Message("response", request_id, "", {}, document)
+    return Message("response", request_id, "", {}, document, None, size)
 
 
 def _is_id(value: object) -> bool:
@@ -159,9 +178,9 @@ def _refuse_case_variants(
 
     So would one that reads a name only up to a NUL.
     """
+    if members.keys() <= _EXACT:
+        return
     for key in members:
-        if key in _EXACT:
-            continue
         exact = known.get(key.casefold().partition("\0")[0])
         if exact is not None and key != exact:
             raise MalformedMessage(
@@ -173,7 +192,7 @@ def _refuse_case_variants(
 
 def _load(body: bytes, max_depth: int) -> Any:
     if body.count(b"[") + body.count(b"{") > max_depth:
-        _check_depth(body, max_depth)
+        _check_structure(body, max_depth)
     try:
         return _DECODE(body.decode("utf-8"))
     except UnicodeDecodeError:
@@ -198,8 +217,11 @@ def _load_compact(body: bytes, max_depth: int) -> Any:
         return None
 
 
-def _check_depth(body: bytes, max_depth: int) -> None:
-    """Count brackets outside strings, in slices, so that no long stretch keeps other threads waiting."""
+def _check_structure(body: bytes, max_depth: int) -> None:
+    """Refuse by the brackets outside strings what is nested too deep or holds too many containers.
+
+    They are counted in slices, so that no long stretch keeps other threads waiting.
+    """
     marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_MARKS)
     # Two quotes side by side, taken away, leave what is inside a string inside, and what is outside out.
     brackets = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
@@ -211,6 +233,9 @@ def _check_depth(body: bytes, max_depth: int) -> None:
         depth = depths[-1]
         if max(depths) > max_depth:
             raise MalformedMessage(400, PARSE_ERROR, f"nested deeper than {max_depth} levels")
+    if brackets.count(b"[") + brackets.count(b"{") > MAX_CONTAINERS:
+        detail = f"more than {MAX_CONTAINERS} objects and arrays in one message"
+        raise MalformedMessage(400, INVALID_REQUEST, detail)
 
 
 class _Refused(ValueError):

@@ -23,6 +23,15 @@ META_SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 META_LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 ENVELOPE_KEYS = frozenset({META_VERSION, META_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL})
 
+INPUT_METHODS = frozenset({"tools/call", "prompts/get", "resources/read"})
+"""The requests whose result may say that input is required."""
+
+CONNECT_INPUT = "agentgw.connect"
+"""The name under which we ask for a URL to be opened, and the answer comes back."""
+
+URL_REQUIRED = -32042
+"""URLElicitationRequiredError of 2025-11-25, which 2026-07-28 retired."""
+
 NAME_BEARING = {
     "tools/call": "name",
     "prompts/get": "name",
@@ -81,6 +90,22 @@ def _check_envelope(meta: Mapping[str, Any], version: str) -> None:
         raise _mismatch("MCP-Protocol-Version")
 
 
+def elicits(capabilities: Any) -> bool:
+    """Whether a client's capabilities have URL mode elicitation."""
+    elicitation = capabilities.get("elicitation") if isinstance(capabilities, dict) else None
+    return isinstance(elicitation, dict) and isinstance(elicitation.get("url"), dict)
+
+
+def without_own_input(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`params` less the answer to what we asked, which is not for the server; None where there is none."""
+    answers = params.get("inputResponses")
+    if not isinstance(answers, dict) or CONNECT_INPUT not in answers:
+        return None
+    left = {name: answer for name, answer in answers.items() if name != CONNECT_INPUT}
+    others = {name: value for name, value in params.items() if name != "inputResponses"}
+    return {**others, "inputResponses": left} if left else others
+
+
 def _mismatch(header: str) -> MalformedMessage:
     return MalformedMessage(
         400, HEADER_MISMATCH, f"the {header} header is missing or differs from the body"
@@ -90,7 +115,7 @@ def _mismatch(header: str) -> MalformedMessage:
 def decode_header(value: str) -> str | None:
     """The text of a mirrored header value; None where it is neither ASCII nor well-formed base64."""
     value = value.strip(" \t")
-    found = _SENTINEL.fullmatch(value)
+    found = _SENTINEL.fullmatch(value) if value.startswith("=?") else None
     if found is None:
         return value if value.isascii() else None
     payload = found.group("payload")

@@ -29,10 +29,11 @@ class EventReader:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes, in order."""
-        return [data for _, data in self.blocks(chunk) if data is not None]
+        found = map(data_of, self.blocks(chunk))
+        return [data for data in found if data is not None]
 
-    def blocks(self, chunk: bytes) -> Iterator[tuple[bytes, bytes | None]]:
-        """What `chunk` completes, as (the bytes as they were written, the event's data if it has any).
+    def blocks(self, chunk: bytes) -> Iterator[bytes]:
+        """What `chunk` completes, as the bytes were written; `data_of` says what an agent reads there.
 
         A block is an event with the empty line that ends it, or a comment between events. Take them all
         before the next chunk.
@@ -54,12 +55,13 @@ class EventReader:
                 self._line = scanned
                 if scanned == 1:
                     start = 1
-                    yield b"\n", None
+                    yield b"\n"
         for end, after in self._line_ends(scanned):
             if self._ends_block(end):
-                block = bytes(buffer[start:after])
+                with memoryview(buffer) as view:
+                    block = bytes(view[start:after])
                 start = after
-                yield block, _data(block)
+                yield block
             self._line = after
         del buffer[:start]
         self._line -= start
@@ -99,7 +101,8 @@ class EventReader:
         return False
 
 
-def _data(block: bytes) -> bytes | None:
+def data_of(block: bytes) -> bytes | None:
+    """The data of a block that is an event with any, else None."""
     found = []
     for line in block.splitlines():
         if line.startswith(b"data:"):

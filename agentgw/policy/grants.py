@@ -93,6 +93,27 @@ class GrantsPolicy:
             for row in self._rows(server, kind)
         )
 
+    def offers(self, caller: Caller, server: str) -> bool:
+        """Whether rows give this user *and* its agent anything of `server`, whatever that is.
+
+        `reaches` asks whether the server is there for a caller; this, whether to speak of it to the user.
+        """
+        agents = {hop.agent for hop in caller.chain}
+        rows = [row for kind in KINDS for row in self._rows(server, kind) if not row.deny]
+        by_user = [
+            row
+            for row in rows
+            if row.users is not None and row.users.include(caller.subject, caller.groups)
+        ]
+        by_agent = [
+            row
+            for row in rows
+            if row.agents is not None and ("*" in row.agents or not row.agents.isdisjoint(agents))
+        ]
+        both = [row for row in by_user if row in by_agent]
+        alone = any(row.agents is None for row in by_user)
+        return bool(both) or (alone and any(row.users is None for row in by_agent))
+
     def _rows(self, server: str, kind: Kind) -> Sequence[Row]:
         return self._by_server.get((server, kind)) or self._elsewhere[kind]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import Engine, delete, insert
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 
-from agentgw.errors import Unavailable
-from agentgw.registry.schema import used_assertions
+from agentgw.registry.schema import told, used_assertions
 
 
 class UsedAssertions:
@@ -21,24 +20,17 @@ class UsedAssertions:
 
     def once(self, client: str, jti: str, exp: int) -> bool:
         """True the first time, False ever after; remembered on disk before True is returned."""
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(insert(used_assertions).values(client=client, jti=jti, exp=exp))
-        except IntegrityError:
-            return False
-        except SQLAlchemyError as error:
-            raise _unavailable() from error
+        row = insert(used_assertions).values(client=client, jti=jti, exp=exp)
+        with told("used_assertions"):
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(row)
+            except IntegrityError:
+                return False
         return True
 
     def purge(self, now: int) -> int:
         """Drop what expired before `now` (Unix seconds); returns how many rows."""
-        try:
-            with self._engine.begin() as connection:
-                expired = delete(used_assertions).where(used_assertions.c.exp < now)
-                return connection.execute(expired).rowcount
-        except SQLAlchemyError as error:
-            raise _unavailable() from error
-
-
-def _unavailable() -> Unavailable:
-    return Unavailable("used client assertions cannot be written: look at the state database")
+        expired = delete(used_assertions).where(used_assertions.c.exp < now)
+        with told("used_assertions"), self._engine.begin() as connection:
+            return connection.execute(expired).rowcount

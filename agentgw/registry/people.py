@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine, delete, insert, select, update
 
+from agentgw.core.recent import remember
 from agentgw.registry.schema import people, told
 
 KEY_BYTES = 32
@@ -45,10 +46,7 @@ class People:
         if cached is not None and now < cached[1]:
             return cached[0]
         key = self._read(iss, sub) or self._create(iss, sub)
-        self._cache[iss, sub] = (key, now + self._max_age)
-        self._cache.move_to_end((iss, sub))
-        if len(self._cache) > self._max_cached:
-            self._cache.popitem(last=False)
+        remember(self._cache, (iss, sub), (key, now + self._max_age), self._max_cached)
         return key
 
     def name(self, iss: str, sub: str) -> str | None:

@@ -1,68 +1,95 @@
-"""Which agent stands at the token endpoint: client authentication (RFC 6749 section 2.3, RFC 7523)."""
+"""Which agent stands at the token endpoint: client authentication (RFC 6749 section 2.3)."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote_plus
 
+from agentgw.core.certificate import ClientCertificate
+from agentgw.core.exchange_rules import ActorToken
 from agentgw.errors import InvalidToken, OAuthError
+from agentgw.sts.client_auth.api_key import is_one_of
+from agentgw.sts.client_auth.assertion import (
+    ASSERTION_ALGORITHMS,
+    ASSERTION_TYPE,
+    Assertion,
+    AssertionCheck,
+    ReplayStore,
+)
+from agentgw.sts.client_auth.certificate import (
+    SELF_SIGNED,
+    TLS_CLIENT_AUTH,
+    CertificateCheck,
+    CertificateSubject,
+    RegisteredKeys,
+)
+from agentgw.sts.client_auth.spiffe import (
+    SPIFFE_ASSERTION_TYPE,
+    SPIFFE_JWT,
+    SPIFFE_X509,
+    SpiffeCheck,
+)
 
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-ASSERTION_ALGORITHMS = ("ES256", "RS256", "EdDSA", "Ed25519")
+__all__ = [
+    "ASSERTION_ALGORITHMS",
+    "ASSERTION_TYPE",
+    "METHODS",
+    "AuthenticatedClient",
+    "Client",
+    "ClientAuthenticator",
+]
+
 METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
-
-_TYPES = (None, "jwt", "client-authentication+jwt")
-_MAX_AHEAD = 300
-_LEEWAY = 5
-
-
-class Assertion(Protocol):
-    """A JWT taken apart, its signature not yet looked at."""
-
-    @property
-    def alg(self) -> str: ...
-
-    @property
-    def kid(self) -> str | None: ...
-
-    @property
-    def typ(self) -> str | None: ...
-
-    @property
-    def claims(self) -> Mapping[str, Any]: ...
-
-
-class ReplayStore(Protocol):
-    """Remembers which assertions were used, for all workers and on disk."""
-
-    def once(self, client: str, jti: str, exp: int) -> bool: ...
+"""The methods that work whatever is configured; those by certificate need an authority or a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An agent's credentials: a shared secret, public keys of its own, or both kinds.
+    """An agent's credentials, of one kind or several.
 
-    `keys` are whatever the assertion verifier takes; each may have a `kid`.
+    `keys` are whatever the assertion verifier takes; each may have a `kid`. `subject` says which
+    certificate of a configured authority is the agent's, `registered` which it registered itself,
+    `api_keys` are digests, `spiffe_id` is the workload that the agent is.
     """
 
     agent: str
     secret: str | None = field(default=None, repr=False)
     keys: tuple[Any, ...] = ()
+    subject: CertificateSubject | None = None
+    registered: RegisteredKeys | None = None
+    api_keys: tuple[str, ...] = ()
+    spiffe_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedClient:
-    """An agent that proved itself, and by which of METHODS."""
+    """An agent that proved itself: by which method, and the evidence its hop gets for that.
+
+    `method` is one of those of the metadata, or `api_key` for a client secret that is one; it is `none` for
+    a public client, which has proven nothing. `client_id` is None where it is the agent's name.
+    """
 
     agent: str
     method: str
+    evidence: str = "exchange"
+    client_id: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Its `client_id`."""
+        return self.client_id or self.agent
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether anybody can be such a client: a user let it in, and no operator knows it."""
+        return self.evidence == "consent"
 
 
 class ClientAuthenticator:
@@ -70,7 +97,8 @@ class ClientAuthenticator:
 
     `clients` gives the credentials by agent name as configured now. `split(token)` takes a JWT apart
     and `verify(unverified, key)` checks its signature; both raise InvalidToken. `clock` gives Unix
-    seconds. `issuer` is the one audience an assertion may have.
+    seconds. `issuer` is the one audience an assertion may have. Without `certificates` none counts,
+    and without `spiffe` no workload does.
     """
 
     def __init__(
@@ -82,22 +110,39 @@ class ClientAuthenticator:
         verify: Callable[[Any, Any], None],
         used: ReplayStore,
         clock: Callable[[], float],
+        certificates: CertificateCheck | None = None,
+        spiffe: SpiffeCheck | None = None,
     ) -> None:
         self._clients = clients
-        self._issuer = issuer
         self._split = split
-        self._verify = verify
-        self._used = used
-        self._clock = clock
+        self._assertions = AssertionCheck(issuer, verify, used, clock)
+        self._certificates = certificates
+        self._spiffe = spiffe
 
     async def authenticate(
-        self, authorization: str | None, form: Mapping[str, str]
+        self,
+        authorization: str | None,
+        form: Mapping[str, str],
+        certificate: ClientCertificate | None = None,
     ) -> AuthenticatedClient:
-        """The one agent that the `Authorization` value or the form parameters prove.
+        """The one agent that the `Authorization` value, the form parameters or, where they hold no
+        credentials, the connection's certificate prove.
 
         Raises OAuthError: invalid_request for more than one method, else invalid_client (401).
         Raises Unavailable when a used assertion cannot be remembered.
         """
+        try:
+            return await self._authenticate(authorization, form, certificate)
+        except OAuthError as error:
+            error.claimed = self._claimed(authorization, form)
+            raise
+
+    async def _authenticate(
+        self,
+        authorization: str | None,
+        form: Mapping[str, str],
+        certificate: ClientCertificate | None,
+    ) -> AuthenticatedClient:
         in_body = "client_secret" in form
         by_assertion = "client_assertion" in form or "client_assertion_type" in form
         if (authorization is not None) + in_body + by_assertion > 1:
@@ -111,12 +156,40 @@ class ClientAuthenticator:
             return self._by_secret(name, secret, "client_secret_basic")
         if in_body:
             return self._by_secret(form.get("client_id", ""), form["client_secret"], METHODS[1])
+        if certificate is not None:
+            return self._by_certificate(form.get("client_id"), certificate)
         raise _invalid_client(
             "this endpoint needs an authenticated client; public ones get nothing"
         )
 
+    def _claimed(self, authorization: str | None, form: Mapping[str, str]) -> str | None:
+        """The client that a request names, whether it comes from that one or not."""
+        with suppress(OAuthError, InvalidToken):
+            if authorization is not None:
+                return _basic(authorization)[0]
+            if "client_assertion" in form:
+                sub = self._split(form["client_assertion"]).claims.get("sub")
+                return sub if isinstance(sub, str) else None
+        return form.get("client_id")
+
+    async def prove_actor(self, token: str) -> ActorToken:
+        """The agent whose client assertion an actor_token is: as strict as any, and serving once.
+
+        Raises OAuthError invalid_request (RFC 8693 section 2.2.2), or Unavailable.
+        """
+        form = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": token}
+        try:
+            proven = await self._by_assertion(form)
+        except OAuthError as error:
+            description = f"the actor_token was refused: {error.description}"
+            raise OAuthError("invalid_request", description) from None
+        claims = self._split(token).claims
+        return ActorToken(proven.agent, claims["exp"], "act" in claims or "may_act" in claims)
+
     def _by_secret(self, name: str, secret: str, method: str) -> AuthenticatedClient:
         client = self._clients().get(name)
+        if client is not None and is_one_of(secret, client.api_keys):
+            return AuthenticatedClient(name, "api_key")
         kept = None if client is None else client.secret
         # Digests have one length, so the comparison tells nothing of the secret's.
         same = hmac.compare_digest(_hash(secret), _hash(kept or ""))
@@ -125,20 +198,19 @@ class ClientAuthenticator:
         return AuthenticatedClient(name, method)
 
     async def _by_assertion(self, form: Mapping[str, str]) -> AuthenticatedClient:
-        if form.get("client_assertion_type") != ASSERTION_TYPE:
+        kind = form.get("client_assertion_type")
+        if kind not in (ASSERTION_TYPE, SPIFFE_ASSERTION_TYPE):
             raise OAuthError("invalid_request", f"client_assertion_type must be {ASSERTION_TYPE}")
         if "client_assertion" not in form:
             raise OAuthError("invalid_request", "client_assertion is missing")
         try:
             assertion = self._split(form["client_assertion"])
+            if kind == SPIFFE_ASSERTION_TYPE:
+                return await self._by_svid(assertion, form.get("client_id"))
             client = self._named_by(assertion, form.get("client_id"))
-            self._check_signature(assertion, client)
+            await self._assertions.check(assertion, client.agent, client.keys)
         except InvalidToken as error:
             raise _invalid_client(f"the client_assertion was refused: {error.reason}") from None
-        jti, exp = self._check_claims(assertion.claims)
-        # Kept past the leeway, within which the assertion would still pass.
-        if not await asyncio.to_thread(self._used.once, client.agent, jti, exp + _LEEWAY + 1):
-            raise _invalid_client("the client_assertion was used before: make a new one each time")
         return AuthenticatedClient(client.agent, "private_key_jwt")
 
     def _named_by(self, assertion: Assertion, client_id: str | None) -> Client:
@@ -150,40 +222,63 @@ class ClientAuthenticator:
             raise InvalidToken("no keys are registered for this client")
         return client
 
-    def _check_signature(self, assertion: Assertion, client: Client) -> None:
-        if assertion.alg not in ASSERTION_ALGORITHMS:
-            raise InvalidToken(f"alg is none of {', '.join(ASSERTION_ALGORITHMS)}")
-        if assertion.typ not in _TYPES:
-            raise InvalidToken("typ is not that of a client assertion")
-        failure = InvalidToken("no key of the client has this kid")
-        for key in client.keys:
-            if assertion.kid is not None and getattr(key, "kid", None) not in (None, assertion.kid):
-                continue
+    async def _by_svid(self, svid: Assertion, client_id: str | None) -> AuthenticatedClient:
+        client = self._workload(svid.claims.get("sub"))
+        if client is None or client.spiffe_id is None or self._spiffe is None:
+            raise InvalidToken("sub is no SPIFFE ID that is registered here")
+        if client_id not in (None, client.agent, client.spiffe_id):
+            raise InvalidToken("client_id names another client than sub")
+        await self._spiffe.by_jwt(svid, client.spiffe_id)
+        return AuthenticatedClient(client.agent, SPIFFE_JWT)
+
+    def _workload(self, spiffe_id: object) -> Client | None:
+        found = (client for client in self._clients().values() if client.spiffe_id == spiffe_id)
+        return None if spiffe_id is None else next(found, None)
+
+    def _by_certificate(
+        self, client_id: str | None, certificate: ClientCertificate
+    ) -> AuthenticatedClient:
+        if client_id is None:
+            raise _invalid_client("send client_id: a certificate alone names no client")
+        client = self._clients().get(client_id) or self._workload(client_id)
+        if client is None:
+            raise _invalid_client("the client is unknown, or its certificate is")
+        try:
+            return AuthenticatedClient(client.agent, self.method_of(client, certificate), "mtls")
+        except InvalidToken as error:
+            raise _invalid_client(f"the certificate was refused: {error.reason}") from None
+
+    def proves(self, agent: str, certificate: ClientCertificate) -> None:
+        """`certificate` is that of the agent, by one of its ways. Raises InvalidToken."""
+        client = self._clients().get(agent)
+        if client is None:
+            raise InvalidToken("this client does not authenticate at all")
+        self.method_of(client, certificate)
+
+    def method_of(self, client: Client, certificate: ClientCertificate) -> str:
+        """The method by which `certificate` proves that its holder is `client`. Raises InvalidToken."""
+        failure = InvalidToken("this client does not authenticate with a certificate")
+        for method, check in self._certificate_checks(client, certificate):
             try:
-                self._verify(assertion, key)
+                check()
             except InvalidToken as error:
                 failure = error
             else:
-                return
+                return method
         raise failure
 
-    def _check_claims(self, claims: Mapping[str, Any]) -> tuple[str, int]:
-        now = self._clock()
-        exp, jti = claims.get("exp"), claims.get("jti")
-        if claims.get("aud") != self._issuer:
-            # A list, or the token endpoint's URL, would let one server's assertion open another.
-            raise _invalid_client("aud must be our issuer, as one string")
-        if type(exp) is not int or exp <= now - _LEEWAY:
-            raise _invalid_client("exp is missing or past")
-        if exp > now + _MAX_AHEAD + _LEEWAY:
-            raise _invalid_client(f"exp lies more than {_MAX_AHEAD} seconds ahead")
-        for name in ("iat", "nbf"):
-            moment = claims.get(name, 0)
-            if type(moment) is not int or moment > now + _LEEWAY:
-                raise _invalid_client(f"{name} is no time in the past")
-        if not isinstance(jti, str) or not 0 < len(jti) <= 200:
-            raise _invalid_client("jti must be a string of 1 to 200 characters")
-        return jti, exp
+    def _certificate_checks(
+        self, client: Client, shown: ClientCertificate
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        """The ways in which this client may use a certificate; each check raises InvalidToken."""
+        judge, spiffe = self._certificates, self._spiffe
+        registered, subject, workload = client.registered, client.subject, client.spiffe_id
+        if judge is not None and registered is not None:
+            yield SELF_SIGNED, lambda: judge.by_registration(shown, registered)
+        if judge is not None and subject is not None:
+            yield TLS_CLIENT_AUTH, lambda: judge.by_subject(shown, subject)
+        if spiffe is not None and workload is not None:
+            yield SPIFFE_X509, lambda: spiffe.by_certificate(shown, workload)
 
 
 def _basic(authorization: str) -> tuple[str, str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from agentgw.core.catalog import EMPTY, Listing, build_listing
-from agentgw.errors import Unavailable, UpstreamFailed
+from agentgw.errors import CredentialRefused, Unavailable, UpstreamFailed
 from agentgw.mcp import bridge, modern
 from agentgw.mcp.message import METHOD_NOT_FOUND, Message
 from agentgw.upstream.link import Authorise, Link, Outbound, Reply
-from agentgw.upstream.translate import documents
+from agentgw.upstream.translate import check_repeats_nothing, documents, parse_large
 
 _log = logging.getLogger("agentgw.upstream")
 
@@ -40,7 +39,7 @@ class Catalogue:
     then on new tools are withheld and changed ones refused, unless `first_use` lets new ones in.
     Each approval is noted before it counts.
     `fresh_for` is in seconds; an older listing is still served while a new one is fetched. `clock` is
-    monotonic seconds.
+    monotonic seconds. `refused` says that the server did not take our credential when it was last asked.
     """
 
     def __init__(
@@ -78,11 +77,19 @@ class Catalogue:
         self._tried = -1e9
         self._asked: float | None = None
         self._failure = ""
+        self.refused: CredentialRefused | None = None
         self._running: asyncio.Task[None] | None = None
 
     @property
     def server(self) -> str:
         return self._link.name
+
+    @property
+    def at_hand(self) -> Listing | None:
+        """The current listing while it is fresh, else None: then the server may be asked."""
+        if self._fetched is None or self._clock() - self._fetched > self._fresh_for:
+            return None
+        return self._listing
 
     async def listing(self) -> Listing:
         """The current listing; waits only for the very first. Raises UpstreamFailed without one."""
@@ -129,6 +136,10 @@ class Catalogue:
             self._fetched = self._clock() - self._fresh_for - 1
             self._tried = -1e9
 
+    def retry(self) -> None:
+        """Something changed on our side: what failed a moment ago is tried again at the next look."""
+        self._tried = -1e9
+
     async def close(self) -> None:
         """Give up a fetch under way."""
         if self._running is not None:
@@ -142,12 +153,15 @@ class Catalogue:
         return self._running
 
     async def _fetch(self) -> None:
+        refused = None
         try:
             async with asyncio.timeout(self._timeout):
                 definitions = await self._pages()
             self._listing = await self._judge(definitions)
             self._fetched = self._clock()
             self._failure = ""
+        except CredentialRefused as error:
+            self._failure, refused = error.reason, error
         except UpstreamFailed as error:
             self._failure = error.reason
         except TimeoutError:
@@ -159,28 +173,30 @@ class Catalogue:
             self._failure = f"its tool list could not be read ({type(error).__name__})"
             _log.exception("could not read the tool list of %s", self.server)
         finally:
+            self.refused = refused
             self._running = None
 
     async def _judge(self, definitions: list[dict[str, Any]]) -> Listing:
-        headers = {
-            item["name"]: modern.param_headers(item.get("inputSchema")) for item in definitions
-        }
+        """What of it counts; in threads, since neither a busy disk nor a long list must hold up calls."""
 
         def listing(pins: Mapping[str, str], accept_new: bool) -> Listing:
+            headers = {
+                item["name"]: modern.param_headers(item.get("inputSchema")) for item in definitions
+            }
             return build_listing(self.server, definitions, headers, pins, accept_new=accept_new)
 
-        # In threads, since a busy disk must not hold up calls.
         pins = await asyncio.to_thread(self._pins.of, self.server)
         if pins and not self._first_use:
-            return listing(pins, False)
-        found = listing(pins, True)
+            return await asyncio.to_thread(listing, pins, False)
+        found = await asyncio.to_thread(listing, pins, True)
         fresh = {name: tool.digest for name, tool in found.tools.items() if name not in pins}
         if not fresh:
             return found
         await self._note_approval(self.server, fresh)
         await asyncio.to_thread(self._pins.approve, self.server, fresh)
         # Another worker may have approved other definitions in between: the first ones stay.
-        return listing(await asyncio.to_thread(self._pins.of, self.server), self._first_use)
+        pins = await asyncio.to_thread(self._pins.of, self.server)
+        return await asyncio.to_thread(listing, pins, self._first_use)
 
     async def _pages(self) -> list[dict[str, Any]]:
         definitions: list[dict[str, Any]] = []
@@ -214,7 +230,9 @@ class Catalogue:
             None,
             asyncio.get_running_loop().time() + self._timeout,
         )
-        answer = await final_document(await self._link.send(out), self._max_answer)
+        reply = await self._link.send(out)
+        answer = await final_document(reply, self._max_answer)
+        await check_repeats_nothing(answer, reply.shown)
         result = answer.get("result")
         if isinstance(result, dict):
             return result
@@ -227,12 +245,7 @@ class Catalogue:
 async def final_document(reply: Reply, limit: int) -> dict[str, Any]:
     """The final response of a reply, read to its end. Raises UpstreamFailed."""
     if reply.complete is not None:
-        try:
-            document = json.loads(reply.complete)
-        except (ValueError, RecursionError):
-            raise UpstreamFailed("it sent something that is not JSON") from None
-        if isinstance(document, dict):
-            return document
+        return await parse_large(reply.complete)
     elif reply.stream is not None:
         try:
             async for document in documents(reply.stream, limit):

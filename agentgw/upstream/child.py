@@ -12,16 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from agentgw.errors import UpstreamFailed
+from agentgw.mcp.message import LARGE_ANSWER
 from agentgw.upstream.spawn import Process, spawn
+from agentgw.upstream.translate import LargeDocument
 
 MAX_GARBAGE = 100
 """Lines in a row that are no JSON-RPC message after which a child is ended."""
 
 STDERR_LINE = 300
 """Characters kept of one line of standard error."""
-
-SLOW_PARSE = 262144
-"""Bytes of a line from which on it is parsed in a thread, so that the event loop keeps turning."""
 
 DRAIN_SECONDS = 1.0
 """How long after its exit a process's pipes are read before what is in them is given up."""
@@ -56,7 +55,7 @@ class Child:
     """One process in a session and group of its own.
 
     `max_message` caps one line in bytes, `stderr_lines` how many last lines of standard error are
-    kept. Implements Watcher for its Process.
+    kept; `hidden` values do not show in those. Implements Watcher for its Process.
     """
 
     def __init__(
@@ -65,10 +64,12 @@ class Child:
         loop: asyncio.AbstractEventLoop,
         max_message: int,
         stderr_lines: int,
+        hidden: Sequence[str] = (),
     ) -> None:
         self._listener = listener
         self._loop = loop
         self._max_message = max_message
+        self._hidden = hidden
         self._process: Process | None = None
         self._pending = bytearray()
         self._searched = 0
@@ -92,12 +93,13 @@ class Child:
         cwd: str | None,
         max_message: int,
         stderr_lines: int,
+        hidden: Sequence[str] = (),
     ) -> Child:
         """Run `command`, never through a shell. Raises UpstreamFailed where it cannot be run."""
         if os.sep not in command and shutil.which(command, path=env.get("PATH")) is None:
             raise UpstreamFailed(f"cannot be started: command {command!r} is not on PATH")
         loop = asyncio.get_running_loop()
-        child = cls(listener, loop, max_message, stderr_lines)
+        child = cls(listener, loop, max_message, stderr_lines, hidden)
         try:
             child._process = await spawn(child, (command, *args), env, cwd)
         except OSError as error:
@@ -124,17 +126,17 @@ class Child:
     def last_words(self) -> tuple[str, ...]:
         """The last lines of standard error, oldest first, fit to be shown."""
         lines = tuple(self._last_words)
-        rest = _printable(self._stderr_rest)
+        rest = self._printable(self._stderr_rest)
         return (*lines, rest) if rest else lines
 
-    def write(self, message: Mapping[str, Any]) -> None:
-        """Send one message. Raises UpstreamFailed where the process does not take its input."""
+    def write(self, line: bytes) -> None:
+        """Send one message, as `line_of` writes it. Raises UpstreamFailed where its input is closed."""
         if self._process is None or not self.running:
-            raise UpstreamFailed("has closed its standard input")
+            raise UpstreamFailed(self._reason or "has closed its standard input")
         stdin = self._process.stdin
         if stdin.get_write_buffer_size() > self._max_message:
             raise UpstreamFailed("does not read its standard input")
-        stdin.write(json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n")
+        stdin.write(line)
 
     def kill(self, reason: str) -> None:
         """End the process at once, with its group; `reason` is what its pending requests are told."""
@@ -219,10 +221,11 @@ class Child:
             if end < 0:
                 self._searched = size
                 return
-            line = bytes(pending[:end])
+            with memoryview(pending) as view:
+                line = bytes(view[:end])
             del pending[: end + 1]
             self._searched = 0
-            if size >= SLOW_PARSE:
+            if size >= LARGE_ANSWER:
                 self._parse_aside(line)
                 return
             self._take(_parse(line))
@@ -232,7 +235,7 @@ class Child:
         """Parse in a thread; later lines wait, so that messages keep their order."""
         self._parsing = True
         self._pause(True)
-        self._loop.run_in_executor(None, _parse, line).add_done_callback(self._parsed)
+        self._loop.run_in_executor(None, _parse_large, line).add_done_callback(self._parsed)
 
     def _parsed(self, future: asyncio.Future[dict[str, Any] | bool | None]) -> None:
         self._parsing = False
@@ -266,14 +269,21 @@ class Child:
         *lines, rest = (self._stderr_rest + data).split(b"\n")
         for line in lines:
             if not self._stderr_skips:
-                text = _printable(line)
+                text = self._printable(line)
                 if text:
                     self._last_words.append(text)
             self._stderr_skips = False
         if len(rest) > 4 * STDERR_LINE and not self._stderr_skips:
-            self._last_words.append(_printable(rest))
+            self._last_words.append(self._printable(rest))
             self._stderr_skips = True
         self._stderr_rest = b"" if self._stderr_skips else rest
+
+    def _printable(self, line: bytes) -> str:
+        text = line[: 4 * STDERR_LINE].decode("utf-8", "replace").replace("\t", " ")
+        text = "".join(filter(str.isprintable, text))
+        for value in self._hidden:
+            text = text.replace(value, "[hidden]")
+        return text[:STDERR_LINE].strip()
 
 
 def _parse(line: bytes) -> dict[str, Any] | bool | None:
@@ -289,13 +299,18 @@ def _parse(line: bytes) -> dict[str, Any] | bool | None:
     return None
 
 
+def _parse_large(line: bytes) -> dict[str, Any] | bool | None:
+    value = _parse(line)
+    return LargeDocument(value) if isinstance(value, dict) else value
+
+
+def line_of(message: Mapping[str, Any]) -> bytes:
+    """A message as one line of ASCII."""
+    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
-
-
-def _printable(line: bytes) -> str:
-    text = line[: 4 * STDERR_LINE].decode("utf-8", "replace").replace("\t", " ")
-    return "".join(filter(str.isprintable, text))[:STDERR_LINE].strip()
 
 
 def _epitaph(exit_code: int | None) -> str:

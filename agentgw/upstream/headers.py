@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from agentgw.errors import UpstreamFailed
+from agentgw.errors import CredentialRefused, UpstreamFailed
 from agentgw.upstream.response import UpstreamResponse
 from agentgw.upstream.sessions import Session
 
@@ -12,7 +12,7 @@ EVENT_STREAM = b"text/event-stream"
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,512}")
 
 
-def bearer_line(token: bytes | None) -> bytes:
+def bearer_line(token: bytes | None, _method: bytes) -> bytes:
     """The Authorization line of a token, nothing without one (RFC 6750 section 2.1)."""
     return b"" if token is None else b"Authorization: Bearer " + token + b"\r\n"
 
@@ -50,11 +50,23 @@ def may_pass(status: int, response: UpstreamResponse) -> bool:
     return is_json and (status == 200 or (400 <= status < 500 and status not in (401, 403, 407)))
 
 
-def complaint(status: int) -> str:
-    """Why an answer with this status cannot be passed on, in words safe to show."""
+def failure(response: UpstreamResponse) -> UpstreamFailed:
+    """Why an answer with this status cannot be passed on."""
+    status = response.status
+    if status in (401, 403, 407):
+        challenge = response.headers.get(b"www-authenticate")
+        if challenge is not None and any(secret in challenge for secret in response.shown):
+            challenge = None  # what it demands would be shown and written down
+        return CredentialRefused(
+            f"it refused the gateway's credentials (HTTP {status})",
+            status,
+            None if challenge is None else challenge[:8192].decode("latin-1"),
+        )
+    return UpstreamFailed(_complaint(status))
+
+
+def _complaint(status: int) -> str:
     match status:
-        case 401 | 403 | 407:
-            return f"it refused the gateway's credentials (HTTP {status})"
         case _ if 300 <= status < 400:
             return f"it answered with a redirect (HTTP {status}), which is never followed"
         case _ if status >= 500:

@@ -52,7 +52,7 @@ class Outbound(NamedTuple):
     `era` and `version` are the agent's; `token` goes along as bearer; `caller` is who the call is for,
     None for ourselves: sessions we open are never shared. Where `relayed`, the agent speaks to the server
     in the server's own session, and `session` is that session's id once there is one. `deadline` is in
-    event-loop time.
+    event-loop time. `account` names the connected account that is used, if one is.
     """
 
     message: Message
@@ -65,13 +65,19 @@ class Outbound(NamedTuple):
     relayed: bool = False
     session: str | None = None
     headers: Mapping[tuple[str, ...], str] = NO_HEADERS
+    account: str | None = None
 
     @property
     def binding(self) -> str:
-        """Who it is for, as a key of the sessions we hold: subject and chain, or ourselves."""
+        """Who it is for, as a key of the sessions we hold: subject, chain and account, or ourselves.
+
+        A session that was opened with one account is not gone on with after its user connected another.
+        """
         if self.caller is None:
             return ""
-        return "\0".join((self.caller.subject.name, *(hop.id for hop in self.caller.chain)))
+        account = () if self.account is None else (self.account,)
+        hops = (hop.id for hop in self.caller.chain)
+        return "\0".join((self.caller.subject.name, *hops, *account))
 
 
 @dataclass(slots=True)
@@ -79,6 +85,7 @@ class Reply:
     """What came back: one whole JSON-RPC message in `complete`, or an event stream in `stream`.
 
     Neither for an accepted notification (202). `abort` gives up the rest and frees the connection.
+    `shown` are the secrets that the server was shown with this request, which it must not hold.
     """
 
     status: int
@@ -86,6 +93,7 @@ class Reply:
     stream: AsyncIterator[bytes] | None = None
     session: str | None = None
     abort: Callable[[], None] = lambda: None
+    shown: tuple[bytes, ...] = ()
 
 
 class Link(Protocol):

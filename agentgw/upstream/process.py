@@ -81,12 +81,15 @@ class ProcessLink:
         else:
             params = bridge.to_handshake_params(message.params)
         if message.kind != "request" or message.id is None:
-            await self._server.notify(message.method, params)
+            await self._server.notify(message.method, params, message.size)
             return Reply(202)
         how = Translation(message.method, message.id, message.id, out.era, info)
         if "progressToken" not in message.meta:
-            answer = await self._server.request(message.method, params, deadline=out.deadline)
-            return await translate(one({**answer, "id": message.id}), how)
+            answer = await self._server.request(
+                message.method, params, deadline=out.deadline, size=message.size
+            )
+            answer["id"] = message.id
+            return await translate(one(answer), how)
         return await translate(self._messages(out, params), how)
 
     async def _messages(self, out: Outbound, params: dict[str, Any]) -> AsyncIterator[Document]:
@@ -98,6 +101,7 @@ class ProcessLink:
                 params,
                 deadline=out.deadline,
                 on_notification=arrived.put,
+                size=out.message.size,
             )
         )
         request.add_done_callback(lambda _: arrived.end())
@@ -105,7 +109,8 @@ class ProcessLink:
             async for document in arrived:
                 yield document
             answer = await request
-            yield {**answer, "id": out.message.id}
+            answer["id"] = out.message.id
+            yield answer
         finally:
             request.cancel()
             if arrived.dropped:

@@ -31,12 +31,13 @@ class UpstreamResponse(AsyncIterator[bytes]):
     joined by `, `. `complete` is the whole body once it is here and nothing was iterated, else None.
     Iterating gives the body as it comes; reading from the socket pauses when the reader is slow.
     Iteration has no size cap: an event stream may live for hours.
-    Whoever does not read to the end must call `abort`.
+    Whoever does not read to the end must call `abort`. `shown` are the secrets its request carried, as
+    whoever sent it says: no answer may hold them.
     """
 
     __slots__ = (
         "_buffered", "_chunks", "_connection", "_error", "_taken", "_waiter",
-        "complete", "headers", "status",
+        "complete", "headers", "shown", "status",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,7 @@ class UpstreamResponse(AsyncIterator[bytes]):
         self.status = status
         self.headers = headers
         self.complete: bytes | None = b"".join(chunks) if connection is None else None
+        self.shown: tuple[bytes, ...] = ()
         self._chunks = chunks
         self._connection = connection
         self._buffered = 0

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgw.errors import UpstreamFailed
-from agentgw.mcp.message import METHOD_NOT_FOUND
-from agentgw.upstream.child import Child, child_environment
+from agentgw.mcp.message import LARGE_REQUEST, METHOD_NOT_FOUND
+from agentgw.mcp.spelling import SHORTEST_SECRET
+from agentgw.upstream.child import Child, child_environment, line_of
 
 _log = logging.getLogger(__name__)
 
@@ -126,28 +127,32 @@ class StdioServer:
         *,
         deadline: float,
         on_notification: Notify | None = None,
+        size: int = 0,
     ) -> dict[str, Any]:
         """Send one request and give the raw response message, its `id` being ours.
 
-        `deadline` is in event-loop seconds and includes a start. A token of ours takes the place of
-        `params._meta.progressToken`, where there is one; `on_notification` gets the progress with the
-        caller's own token back in place, and what belongs to a subscription this request opened.
+        `size` is about how many bytes it takes. `deadline` is in event-loop seconds and includes a
+        start. A token of ours takes the place of `params._meta.progressToken`, where there is one;
+        `on_notification` gets the progress with the caller's own token back in place, and what belongs
+        to a subscription this request opened.
         Cancelling, or the deadline, tells the server (notifications/cancelled). Raises UpstreamFailed.
         """
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(deadline):
                 await self.start()
-                return await self._exchange(method, params, on_notification)
+                return await self._exchange(method, params, on_notification, size)
         except TimeoutError:
             raise UpstreamFailed(
                 f"gave no answer within {max(deadline - began, 0):.3g} s"
             ) from None
 
-    async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+    async def notify(
+        self, method: str, params: Mapping[str, Any] | None = None, size: int = 0
+    ) -> None:
         """Send one notification, starting the process where needed. Raises UpstreamFailed."""
         await self.start()
-        self._write(_message(method, params))
+        self._write(await _written(_message(method, params), size))
 
     async def close(self) -> None:
         """End the process and its group; requests still running fail with UpstreamFailed."""
@@ -215,6 +220,7 @@ class StdioServer:
                 cwd=self._cwd,
                 max_message=self._max_message,
                 stderr_lines=self._stderr_lines,
+                hidden=[v for v in self._env.values() if len(v) >= SHORTEST_SECRET],
             )
         except UpstreamFailed as error:
             self._failure = error.reason
@@ -258,6 +264,7 @@ class StdioServer:
         method: str,
         params: Mapping[str, Any] | None,
         on_notification: Notify | None,
+        size: int,
     ) -> dict[str, Any]:
         self._last_id += 1
         own_id = self._last_id
@@ -266,10 +273,11 @@ class StdioServer:
         if message["params"] is None:
             del message["params"]
         message["id"] = own_id
+        line = await _written(message, size)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._calls[own_id] = _Call(answer, on_notification, token)
         try:
-            self._write(message)
+            self._write(line)
             return await answer
         except asyncio.CancelledError:
             if answer.cancelled() and method != "initialize":
@@ -280,15 +288,15 @@ class StdioServer:
             if answer.done() and not answer.cancelled():
                 answer.exception()  # looked at, even where the caller left in the same moment
 
-    def _write(self, message: Mapping[str, Any]) -> None:
+    def _write(self, line: bytes) -> None:
         if self._child is None:
             raise UpstreamFailed("is not running")
-        self._child.write(message)
+        self._child.write(line)
 
     def _tell_cancelled(self, own_id: int) -> None:
         params = {"requestId": own_id, "reason": "the caller gave up or the deadline has come"}
         try:
-            self._write(_message("notifications/cancelled", params))
+            self._write(line_of(_message("notifications/cancelled", params)))
         except UpstreamFailed:
             return
 
@@ -300,7 +308,7 @@ class StdioServer:
         else:
             answer["error"] = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
         try:
-            child.write(answer)
+            child.write(line_of(answer))
         except UpstreamFailed:
             return
 
@@ -333,6 +341,12 @@ def _message(method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
     if params is not None:
         message["params"] = params
     return message
+
+
+async def _written(message: Mapping[str, Any], size: int) -> bytes:
+    if size < LARGE_REQUEST:
+        return line_of(message)
+    return await asyncio.to_thread(line_of, message)
 
 
 def _with_token(

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 from agentgw.errors import UpstreamFailed
-from agentgw.mcp import bridge, handshake, modern
-from agentgw.mcp.message import Message, encode
-from agentgw.upstream.headers import (
-    bearer_line,
-    complaint,
-    is_stream,
-    may_pass,
-    session_id,
-    session_line,
-    session_lines,
-)
+from agentgw.mcp import bridge, modern
+from agentgw.mcp.message import LARGE_REQUEST, Message, encode
+from agentgw.mcp.spelling import END, SHORTEST_SECRET
+from agentgw.upstream.headers import bearer_line, is_stream, session_line, session_lines
 from agentgw.upstream.http import HttpOrigin, UpstreamResponse
 from agentgw.upstream.link import Authorise, Outbound, Reply, ServerInfo
+from agentgw.upstream.opening import Opening, as_reply
 from agentgw.upstream.sessions import Session, SessionPool
 from agentgw.upstream.translate import (
     Document,
@@ -29,7 +23,6 @@ from agentgw.upstream.translate import (
     declined,
     documents,
     one,
-    parse_document,
     parse_large,
     translate,
 )
@@ -38,7 +31,6 @@ _BASE_HEADERS = (
     b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
     b"User-Agent: agentgw\r\n"
 )
-CONTENT_TYPE, JSON = b"content-type", b"application/json"
 _OWN_BINDING = ""
 """The binding of what we ask on our own account, as `Outbound.binding` gives it without a caller."""
 _REPROBE_SECONDS = 30.0
@@ -47,9 +39,10 @@ _REPROBE_SECONDS = 30.0
 class StreamableHttp:
     """Implements Link for one URL.
 
-    `extra_headers` are ready header lines of the operator (`auth.mode: header`). `client` is the name and
+    `extra_headers` are ready header lines of the operator (`auth.mode: header`), `secrets` what of them no
+    answer may hold. `client` is the name and
     version we give as clientInfo where the agent gave none that the server may see. `timeout` bounds, in
-    seconds, what we ask on our own account.
+    seconds, what we ask on our own account. `credentials` gives the header lines for token and method.
     """
 
     relays_sessions = True
@@ -62,23 +55,28 @@ class StreamableHttp:
         *,
         era: Literal["auto", "modern", "handshake"] = "auto",
         extra_headers: bytes = b"",
+        secrets: tuple[bytes, ...] = (),
         client: Mapping[str, str],
         max_answer: int,
         timeout: float,
+        credentials: Callable[[bytes | None, bytes], bytes] = bearer_line,
     ) -> None:
         self._name = name
         self._target = target
         self._origin = origin
         self._era = era
         self._headers = _BASE_HEADERS + extra_headers
+        self._secrets = secrets
         self._client = client
         self._max_answer = max_answer
         self._timeout = timeout
+        self._credentials = credentials
         self._info: ServerInfo | None = None
         self._probed = 0.0
         self._probing = asyncio.Lock()
         self._sessions = SessionPool()
         self._ids = itertools.count(1)
+        self._opening = Opening(self._post, client, self._ids, timeout, max_answer)
         self._failure: str | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -137,12 +135,14 @@ class StreamableHttp:
             return await self._send_in_own_session(out, info)
         if out.era == "modern":
             headers = modern.request_headers(out.message.method, out.message.params, out.headers)
-            response = await self._post(out.message, headers, out.token, out.deadline)
-            return self._relay(response)
+            size = out.message.size
+            response = await self._post(out.message, headers, out.token, out.deadline, size)
+            return as_reply(response)
         params = bridge.to_modern_params(out.message.params, self._client)
         headers = modern.request_headers(out.message.method, params, out.headers)
         document = {**out.message.document, "params": params}
-        response = await self._post(document, headers, out.token, out.deadline)
+        size = out.message.size
+        response = await self._post(document, headers, out.token, out.deadline, size)
         return await self._translated(response, out, info, out.message.id)
 
     async def _send_relayed(self, out: Outbound) -> Reply:
@@ -153,10 +153,11 @@ class StreamableHttp:
             headers = b""
         if out.session is not None:
             headers += session_line(out.session)
-        response = await self._post(out.message, headers, out.token, out.deadline)
+        size = out.message.size
+        response = await self._post(out.message, headers, out.token, out.deadline, size)
         if response.status == 404 and out.session is not None:
             return Reply(404)
-        return self._relay(response)
+        return as_reply(response)
 
     async def _send_in_own_session(self, out: Outbound, info: ServerInfo) -> Reply:
         """Deliver in a session we hold for `binding`; once more, newly authorised, if it was forgotten."""
@@ -170,7 +171,8 @@ class StreamableHttp:
                 document["id"] = sent_id
             headers = session_lines(session)
             try:
-                response = await self._post(document, headers, token, out.deadline)
+                size = out.message.size
+                response = await self._post(document, headers, token, out.deadline, size)
             except asyncio.CancelledError:
                 self._cancel_at_server(session, sent_id, out.authorise)
                 raise
@@ -187,58 +189,55 @@ class StreamableHttp:
         return await self._bodiless(b"GET", out, lines)
 
     async def end_session(self, out: Outbound) -> Reply:
-        return await self._bodiless(
-            b"DELETE", out, f"MCP-Protocol-Version: {out.version}\r\n".encode()
-        )
+        lines = f"MCP-Protocol-Version: {out.version}\r\n".encode()
+        return await self._bodiless(b"DELETE", out, lines)
 
     async def _bodiless(self, method: bytes, out: Outbound, lines: bytes) -> Reply:
         if out.session is not None:
             lines += session_line(out.session)
-        response = await self._origin.open(
-            method,
-            self._target,
-            self._headers + lines + bearer_line(out.token),
-            b"",
-            deadline=out.deadline,
-            max_body=self._max_answer,
-        )
+        response = await self._open(method, lines, out.token, b"", out.deadline)
         if response.status in (200, 202, 204) and not is_stream(response):
             response.abort()
             return Reply(200)
         if response.status in (404, 405):
             response.abort()
             return Reply(response.status)
-        return self._relay(response)
+        return as_reply(response)
 
     def _post(
-        self, document: Message | Document, lines: bytes, token: bytes | None, deadline: float
+        self,
+        document: Message | Document,
+        lines: bytes,
+        token: bytes | None,
+        deadline: float,
+        size: int = 0,
     ) -> Awaitable[UpstreamResponse]:
-        return self._origin.open(
-            b"POST",
+        """Post a message of about `size` bytes; a large one is written in a thread."""
+        if size >= LARGE_REQUEST:
+            return self._post_large(document, lines, token, deadline)
+        return self._open(b"POST", lines, token, _written(document), deadline)
+
+    async def _post_large(
+        self, document: Message | Document, lines: bytes, token: bytes | None, deadline: float
+    ) -> UpstreamResponse:
+        body = await asyncio.to_thread(_written, document)
+        return await self._open(b"POST", lines, token, body, deadline)
+
+    async def _open(
+        self, method: bytes, lines: bytes, token: bytes | None, body: bytes, deadline: float
+    ) -> UpstreamResponse:
+        response = await self._origin.open(
+            method,
             self._target,
-            self._headers + lines + bearer_line(token),
-            (document.raw or encode(document.document))
-            if isinstance(document, Message)
-            else encode(document),
+            self._headers + lines + self._credentials(token, method),
+            body,
             deadline=deadline,
             max_body=self._max_answer,
         )
-
-    def _relay(self, response: UpstreamResponse) -> Reply:
-        """The answer byte for byte, after the checks that keep a bad server from posing as us."""
-        status, body = response.status, response.complete
-        found = session_id(response)
-        if status == 200 and body is not None and response.headers.get(CONTENT_TYPE) == JSON:
-            return Reply(200, body, session=found)
-        if status == 202 or status == 204:
-            response.abort()
-            return Reply(202, session=found)
-        if status == 200 and is_stream(response):
-            return Reply(200, stream=aiter(response), session=found, abort=response.abort)
-        if body is None or not may_pass(status, response):
-            response.abort()
-            raise UpstreamFailed(complaint(status))
-        return Reply(status, body, session=found)
+        response.shown = self._secrets
+        if token is not None and len(token) >= SHORTEST_SECRET:
+            response.shown = (token[-END:], *self._secrets)
+        return response
 
     async def _translated(
         self,
@@ -248,7 +247,7 @@ class StreamableHttp:
         sent_id: Any,
         session: Session | None = None,
     ) -> Reply:
-        reply = self._relay(response)
+        reply = as_reply(response)
         if reply.complete is None and reply.stream is None:
             return reply
         if sent_id is None or out.message.id is None:
@@ -266,6 +265,7 @@ class StreamableHttp:
             document = await parse_large(reply.complete)
             translated = await translate(one(document), how)
             translated.status = reply.status if out.era == "modern" else 200
+            translated.shown = reply.shown
             return translated
         assert reply.stream is not None
         messages = documents(reply.stream, self._max_answer)
@@ -278,6 +278,7 @@ class StreamableHttp:
                 raise UpstreamFailed("it gave no response in time") from None
             raise
         translated.abort = reply.abort
+        translated.shown = reply.shown
         return translated
 
     async def _watched(
@@ -321,7 +322,7 @@ class StreamableHttp:
 
     async def _session(self, out: Outbound) -> Session:
         async def open_session() -> Session:
-            return (await self._initialize(out.authorise))[1]
+            return (await self._opening.initialize(out.authorise))[1]
 
         try:
             async with asyncio.timeout_at(out.deadline):
@@ -331,12 +332,12 @@ class StreamableHttp:
 
     async def _probe(self, authorise: Authorise) -> ServerInfo:
         if self._era != "handshake":
-            found = await self._discover(authorise)
+            found = await self._opening.discover(authorise)
             if found is not None:
                 return found
             if self._era == "modern":
                 raise UpstreamFailed(f"it does not speak {modern.VERSION}")
-        info, session = await self._initialize(authorise)
+        info, session = await self._opening.initialize(authorise)
 
         async def opened() -> Session:
             return session
@@ -344,56 +345,11 @@ class StreamableHttp:
         await self._sessions.get(_OWN_BINDING, opened)
         return info
 
-    async def _discover(self, authorise: Authorise) -> ServerInfo | None:
-        params = bridge.to_modern_params({}, self._client)
-        token = await authorise("server/discover", params)
-        headers = modern.request_headers("server/discover", params, {})
-        response = await self._ask(headers, "server/discover", params, token)
-        if response.status not in (200, 400, 404, 405, 406):
-            response.abort()
-            raise UpstreamFailed(complaint(response.status))
-        result = await self._result(response) if response.status == 200 else None
-        response.abort()
-        if result is None or modern.VERSION not in result.get("supportedVersions", ()):
-            return None
-        return ServerInfo.of("modern", modern.VERSION, result)
-
-    async def _initialize(self, authorise: Authorise) -> tuple[ServerInfo, Session]:
-        params = handshake.initialize_params(self._client["name"], self._client["version"])
-        token = await authorise("initialize", params)
-        response = await self._ask(b"", "initialize", params, token)
-        reply = self._relay(response)
-        result = await self._result(response)
-        response.abort()
-        if result is None or not isinstance(result.get("protocolVersion"), str):
-            raise UpstreamFailed("it answered initialize with no protocol version")
-        session = Session(reply.session, result["protocolVersion"])
-        done = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-        token = await authorise("notifications/initialized", {})
-        acknowledged = await self._post(done, session_lines(session), token, self._deadline())
-        acknowledged.abort()
-        return ServerInfo.of("handshake", session.version, result), session
-
-    async def _ask(
-        self, lines: bytes, method: str, params: Document, token: bytes | None
-    ) -> UpstreamResponse:
-        """Send a request of our own."""
-        document = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
-        return await self._post(document, lines, token, self._deadline())
-
-    async def _result(self, response: UpstreamResponse) -> Document | None:
-        """The result of a request of our own, or None where it was answered with an error."""
-        if response.complete is not None and not is_stream(response):
-            document = parse_document(response.complete)
-        else:
-            async with asyncio.timeout_at(self._deadline()):
-                async for document in documents(aiter(response), self._max_answer):
-                    if "method" not in document:
-                        break
-                else:
-                    raise UpstreamFailed("it ended its answer without a response")
-        result = document.get("result")
-        return result if isinstance(result, dict) else None
-
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout
+
+
+def _written(document: Message | Document) -> bytes:
+    if isinstance(document, Message):
+        return document.raw or encode(document.document)
+    return encode(document)

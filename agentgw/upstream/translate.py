@@ -10,14 +10,16 @@ from typing import Any
 
 from agentgw.errors import UpstreamFailed
 from agentgw.mcp import bridge
-from agentgw.mcp.message import METHOD_NOT_FOUND, RequestId, encode
-from agentgw.mcp.sse import EventReader, event
+from agentgw.mcp.message import LARGE_ANSWER, METHOD_NOT_FOUND, RequestId, encode
+from agentgw.mcp.spelling import REPEATED
+from agentgw.mcp.sse import EventReader, data_of, event
 from agentgw.upstream.link import Era, Reply, ServerInfo
 
 Document = dict[str, Any]
 
-_LARGE = 256 * 1024
-"""Bytes from which a message is parsed in a thread: the event loop must not wait for one call's answer."""
+
+class LargeDocument(dict[str, Any]):
+    """A message so large that whatever is done to all of it is done in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,12 @@ async def translate(messages: AsyncIterator[Document], how: Translation) -> Repl
     if first is None:
         raise UpstreamFailed("it ended its answer without a response")
     if "method" not in first:
-        return Reply(200, complete=encode(first))
+        return Reply(200, complete=await _encoded(first))
 
     async def stream() -> AsyncIterator[bytes]:
-        yield event(encode(first))
+        yield event(await _encoded(first))
         async for message in iterator:
-            yield event(encode(message))
+            yield event(await _encoded(message))
 
     return Reply(200, stream=stream())
 
@@ -76,14 +78,46 @@ async def _relevant(messages: AsyncIterator[Document], how: Translation) -> Asyn
             else:
                 yield message
             continue
-        if (
-            message.get("id") != how.sent_id
-            or type(message["id"]) is not type(how.sent_id)
-            or ("result" in message) == ("error" in message)
-        ):
+        if not is_answer(message, how.sent_id):
             raise UpstreamFailed("it answered with something that is no response to this request")
-        yield how.final(message)
+        final = how.final(message)
+        if isinstance(message, LargeDocument):
+            message.clear()
+            final = LargeDocument(final)
+        yield final
         return
+
+
+def is_answer(message: Document, sent_id: RequestId) -> bool:
+    """Whether this is a response to request `sent_id`; an id that only equals it (1.0, true) is not it."""
+    return (
+        message.get("id") == sent_id
+        and type(message["id"]) is type(sent_id)
+        and ("result" in message) != ("error" in message)
+    )
+
+
+async def check_repeats_nothing(document: Document, shown: tuple[bytes, ...]) -> None:
+    """Refuse an answer that holds a secret its server was shown. Raises UpstreamFailed."""
+    if not shown:
+        return
+    large = isinstance(document, LargeDocument)
+    written = await asyncio.to_thread(encode, document) if large else encode(document)
+    if any(secret in written for secret in shown):
+        raise UpstreamFailed(REPEATED)
+
+
+async def _encoded(document: Document) -> bytes:
+    if isinstance(document, LargeDocument):
+        return await asyncio.to_thread(_spend, document)
+    return encode(document)
+
+
+def _spend(document: LargeDocument) -> bytes:
+    """Write a message that nobody needs any more: to free it takes its time as well."""
+    written = encode(document)
+    document.clear()
+    return written
 
 
 async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[Document]:
@@ -91,11 +125,14 @@ async def documents(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[D
     reader = EventReader(limit)
     async for chunk in chunks:
         try:
-            events = reader.feed(chunk)
+            blocks = list(reader.blocks(chunk))
         except ValueError:
             raise UpstreamFailed(f"it sent an event of more than {limit} bytes") from None
-        for data in filter(None, events):  # an event without data only carries its id
-            yield await parse_large(data)
+        for block in blocks:
+            large = len(block) >= LARGE_ANSWER
+            data = await asyncio.to_thread(data_of, block) if large else data_of(block)
+            if data:  # an event without data only carries its id
+                yield await parse_large(data)
 
 
 def cancelled(request_id: RequestId) -> Document:
@@ -118,9 +155,9 @@ async def one(document: Document) -> AsyncIterator[Document]:
 
 async def parse_large(data: bytes) -> Document:
     """`parse_document`, in a thread where it would hold up other calls."""
-    if len(data) < _LARGE:
+    if len(data) < LARGE_ANSWER:
         return parse_document(data)
-    return await asyncio.to_thread(parse_document, data)
+    return LargeDocument(await asyncio.to_thread(parse_document, data))
 
 
 def parse_document(data: bytes) -> Document:

@@ -7,10 +7,11 @@ A token verifier that never sees the body (such as the MCP SDK's) cannot do this
 Needs PyJWT and httpx2; imports nothing else of this package.
 """
 
-from agentgw.verify.calls import CallVerifier, InvalidCall, VerifiedCall
+from agentgw.verify.calls import CallVerifier, VerifiedCall
 from agentgw.verify.canonical import NotCanonical, params_digest, tool_digest
 from agentgw.verify.middleware import CallTokenMiddleware
 from agentgw.verify.replay import MemoryReplay, ReplayStore
+from agentgw.verify.request import InvalidCall
 
 __all__ = [
     "CallTokenMiddleware",

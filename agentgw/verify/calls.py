@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,52 +14,28 @@ from typing import Any
 import httpx2
 import jwt
 
-from agentgw.verify.canonical import (
-    NotCanonical,
-    is_deeper,
-    params_digest,
-    strict_json,
-    tool_digest,
-)
+from agentgw.verify.canonical import tool_digest
 from agentgw.verify.keys import JwksCache, KeysUnavailable
+from agentgw.verify.proof import PROOF_LIMIT, ProofFault, bound_key, check_proof
+from agentgw.verify.receipts import (
+    RECEIPT_TYP,
+    ReceiptFault,
+    check_receipts,
+    compact_receipts,
+)
 from agentgw.verify.replay import MemoryReplay, ReplayStore
+from agentgw.verify.request import InvalidCall, about_of, take_apart
 
 CALL_DETAILS = "urn:agentgw:mcp-call:1"
 LEEWAY = 5
-TOKEN_LIMIT = 16 * 1024
 MAX_DEPTH = 16
-MESSAGE_DEPTH = 64
 AT_ONCE = 256 * 1024
 """Bodies up to this many bytes are read on the event loop, larger ones in a thread."""
 _KEY_HEADERS = ("crit", "b64", "zip", "jku", "jwk", "x5u", "x5c")
-_NAMED_BY = {
-    "tools/call": "name",
-    "prompts/get": "name",
-    "resources/read": "uri",
-    "resources/subscribe": "uri",
-    "resources/unsubscribe": "uri",
-    "tasks/get": "taskId",
-    "tasks/result": "taskId",
-    "tasks/cancel": "taskId",
-    "tasks/update": "taskId",
-}
 
 Seen = MutableMapping[str, tuple[str, "VerifiedCall"]]
 request_window: ContextVar[Seen | None] = ContextVar("request_window", default=None)
 """Tokens verified within the request now served; only the middleware opens and ends it."""
-
-
-class InvalidCall(Exception):
-    """The request is not the one its token was made for, or the token is none of the gateway's.
-
-    `status` is 401, or 400 for bytes that are no single JSON-RPC message (408 where they come too
-    late, 413 where they are too many).
-    """
-
-    def __init__(self, reason: str, status: int = 401) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +68,10 @@ class CallVerifier:
     `tools` maps tool names to definitions as this server lists them; with it, a call made for another
     definition is refused. `replay` must be shared where several processes serve one audience; with a
     MemoryReplay, tokens issued before it began are refused, as it cannot know whether they were used.
+    With `require_receipts`, each agent of the chain must have its signed receipt; receipts that a token
+    carries are checked in any case.
+    `url` is where the gateway reaches this server, for the proofs of tokens bound to its key (`token:
+    {actor_mode: gateway}` there); the audience by default.
     `jwks_uri` is `{issuer}/oauth/jwks.json` by default; `clock` gives Unix seconds.
     """
 
@@ -106,32 +84,43 @@ class CallVerifier:
         tools: Mapping[str, Mapping[str, Any]] | None = None,
         jwks_uri: str | None = None,
         client: httpx2.AsyncClient | None = None,
+        require_receipts: bool = False,
+        url: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer = issuer
         self._audience = audience
+        self._url = audience if url is None else url
         self._replay: ReplayStore = MemoryReplay(clock=clock) if replay is None else replay
         self._tools = None if tools is None else {name: tool_digest(tools[name]) for name in tools}
         self._keys = JwksCache(jwks_uri or f"{issuer}/oauth/jwks.json", client=client)
+        self._require_receipts = require_receipts
         self._clock = clock
         self._since = -math.inf
         if isinstance(self._replay, MemoryReplay):
             self._since = self._replay.since - LEEWAY
 
-    async def verify(self, token: str, message: Mapping[str, Any] | bytes) -> VerifiedCall:
+    async def verify(
+        self, token: str, message: Mapping[str, Any] | bytes, proof: str | None = None
+    ) -> VerifiedCall:
         """Check `token` against the JSON-RPC `message` it came with. Raises InvalidCall.
 
+        `proof` is the DPoP header that came along, where the scheme of `Authorization` was DPoP.
         A token passes once; only within one request served through the middleware a second look
         gives the same answer again.
         """
-        return await self.verify_message(token, await self.check_token(token), message)
+        return await self.verify_message(token, await self.check_token(token, proof), message)
 
-    async def verify_opening(self, token: str, http_method: str) -> VerifiedCall:
+    async def verify_opening(
+        self, token: str, http_method: str, proof: str | None = None
+    ) -> VerifiedCall:
         """Check the token of a GET or DELETE, which has no message. Raises InvalidCall."""
-        claims = await self.check_token(token)
+        claims = await self.check_token(token, proof, http_method)
         return await self._check(token, claims, http_method, None, None)
 
-    async def check_token(self, token: str) -> Mapping[str, Any]:
+    async def check_token(
+        self, token: str, proof: str | None = None, http_method: str = "POST"
+    ) -> Mapping[str, Any]:
         """The claims of a token the gateway signed for this server and for now. Raises InvalidCall.
 
         Enough to read a body for, and no more: what the token was made for is still to be compared.
@@ -141,6 +130,8 @@ class CallVerifier:
             return window[token][1].claims
         claims = await self._signed_claims(token)
         self._check_registered_claims(claims)
+        self._check_proof(token, claims, proof, http_method)
+        await self._check_receipts(claims)
         return claims
 
     async def verify_message(
@@ -148,9 +139,9 @@ class CallVerifier:
     ) -> VerifiedCall:
         """Check `message` against the `claims` that `check_token` gave for `token`. Raises InvalidCall."""
         if isinstance(message, bytes) and len(message) > AT_ONCE:
-            about = await asyncio.to_thread(_about, self._audience, message)
+            about = await asyncio.to_thread(about_of, self._audience, message)
         else:
-            about = _about(self._audience, message)
+            about = about_of(self._audience, message)
         return await self._check(token, claims, *about)
 
     async def close(self) -> None:
@@ -182,11 +173,13 @@ class CallVerifier:
             window[token] = (about, call)
         return call
 
-    async def _signed_claims(self, token: str) -> Mapping[str, Any]:
-        header, claims = _take_apart(token)
+    async def _signed_claims(
+        self, token: str, types: Sequence[str] = ("at+jwt", "JWT")
+    ) -> Mapping[str, Any]:
+        header, claims = take_apart(token)
         kid, alg = header.get("kid"), header.get("alg")
-        if header.get("typ") not in ("at+jwt", "JWT"):
-            raise InvalidCall("typ is neither at+jwt nor JWT")
+        if header.get("typ") not in types:
+            raise InvalidCall(f"typ is not {' or '.join(types)}")
         if any(name in header for name in _KEY_HEADERS):
             raise InvalidCall("the header names a key or an extension")
         if not isinstance(kid, str) or len(kid) > 200:
@@ -203,6 +196,15 @@ class CallVerifier:
         except jwt.PyJWTError:
             raise InvalidCall("the signature does not hold") from None
         return claims
+
+    async def _check_receipts(self, claims: Mapping[str, Any]) -> None:
+        agents = [sub for sub in _actors(claims.get("act")) if sub != self._issuer]
+        try:
+            compact = compact_receipts(claims, len(agents), self._require_receipts)
+            signed = [await self._signed_claims(item, (RECEIPT_TYP,)) for item in compact]
+            check_receipts(compact, signed, claims, agents)
+        except ReceiptFault as fault:
+            raise InvalidCall(str(fault)) from None
 
     def _check_registered_claims(self, claims: Mapping[str, Any]) -> None:
         now = self._clock()
@@ -224,8 +226,30 @@ class CallVerifier:
                 raise InvalidCall(f"{name} is missing")
         if not isinstance(claims.get("scope", ""), str):
             raise InvalidCall("scope is no string")
-        if "cnf" in claims:
-            raise InvalidCall("the token is bound to a key whose proof is not checked here")
+
+    def _check_proof(
+        self, token: str, claims: Mapping[str, Any], proof: str | None, http_method: str
+    ) -> None:
+        """A token comes with a proof if and only if it is bound to a key (RFC 9449 section 7.1)."""
+        try:
+            jkt = bound_key(claims)
+            if (jkt is None) != (proof is None):
+                raise ProofFault(
+                    "the token is bound to no key: it comes as Bearer"
+                    if jkt is None
+                    else "the token is bound to a key: it comes as DPoP, with a proof"
+                )
+            if jkt is None or proof is None:
+                return
+            if len(proof) > PROOF_LIMIT:
+                raise ProofFault(f"the proof is larger than {PROOF_LIMIT} bytes")
+            header, said = take_apart(proof)
+            check_proof(
+                proof, header, said, jkt=jkt, token=token, method=http_method, url=self._url,
+                now=self._clock(),
+            )  # fmt: skip
+        except (ProofFault, InvalidCall) as fault:
+            raise InvalidCall(str(fault), by_proof=True) from None
 
     def _check_details(
         self, claims: Mapping[str, Any], method: str, identifier: str | None
@@ -268,70 +292,6 @@ _SIGNATURE_ONLY: Any = {
          "verify_jti"), False
     ),
 }  # fmt: skip
-
-
-def _take_apart(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Header and claims of a compact JWS in its one spelling; the signature is not looked at."""
-    if len(token) > TOKEN_LIMIT or token.count(".") != 2:
-        raise InvalidCall("the token is no compact JWS of acceptable size")
-    parts = []
-    for part in token.split("."):
-        try:
-            data = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidCall("the token is not base64url") from None
-        if base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii") != part:
-            raise InvalidCall("the token is not canonical base64url")
-        parts.append(data)
-    try:
-        header, claims = strict_json(parts[0]), strict_json(parts[1])
-    except NotCanonical as error:
-        raise InvalidCall(f"the token cannot be read: {error}") from None
-    if not isinstance(header, dict) or not isinstance(claims, dict):
-        raise InvalidCall("the token's header or claims are no object")
-    return header, claims
-
-
-def _about(audience: str, message: Mapping[str, Any] | bytes) -> tuple[str, str | None, str]:
-    """(method, identifier, digest) of a message; its cost grows with the message."""
-    method, identifier, params = _parts(_parse_message(message))
-    try:
-        return method, identifier, params_digest(audience, method, params)
-    except NotCanonical as error:
-        raise InvalidCall(f"the message has no canonical form: {error}", 400) from None
-
-
-def _parse_message(message: Mapping[str, Any] | bytes) -> Mapping[str, Any]:
-    if not isinstance(message, bytes):
-        return message
-    try:
-        parsed = strict_json(message)
-    except NotCanonical as error:
-        raise InvalidCall(f"the body is no JSON-RPC message: {error}", 400) from None
-    if not isinstance(parsed, dict):
-        raise InvalidCall("the body is no single JSON-RPC message", 400)
-    if is_deeper(parsed, MESSAGE_DEPTH):
-        raise InvalidCall(f"the body is nested deeper than {MESSAGE_DEPTH} levels", 400)
-    return parsed
-
-
-def _parts(message: Mapping[str, Any]) -> tuple[str, str | None, Any]:
-    """(method, identifier, params); a posted response counts as method `response`."""
-    method = message.get("method")
-    if not isinstance(method, str):
-        members = {name: message[name] for name in ("id", "result", "error") if name in message}
-        return "response", None, members
-    if method == "tools/call" and message.get("id") is None:
-        raise InvalidCall("a tools/call without id is a notification, and no token is made for one")
-    params = message.get("params")
-    if not isinstance(params, dict):
-        return method, None, params
-    if method == "completion/complete":
-        reference = params.get("ref")
-        found = reference.get("name", reference.get("uri")) if isinstance(reference, dict) else None
-    else:
-        found = params.get(_NAMED_BY.get(method, ""))
-    return method, found if isinstance(found, str) else None, params
 
 
 def _call(

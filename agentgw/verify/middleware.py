@@ -7,7 +7,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from agentgw.verify.calls import CallVerifier, InvalidCall, Seen, VerifiedCall, request_window
+from agentgw.verify.calls import CallVerifier, Seen, VerifiedCall, request_window
+from agentgw.verify.request import InvalidCall
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -59,17 +60,17 @@ class CallTokenMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            token = _bearer(scope)
+            token, proof = _credentials(scope)
             if token is None:
                 await _refuse(send, InvalidCall("no token"), with_error=False)
                 return
             body = b""
             if scope["method"] == "POST":
-                claims = await self._verifier.check_token(token)
+                claims = await self._verifier.check_token(token, proof)
                 body = await self._read_in_time(receive)
                 call = await self._verifier.verify_message(token, claims, body)
             else:
-                call = await self._verifier.verify_opening(token, scope["method"])
+                call = await self._verifier.verify_opening(token, scope["method"], proof)
         except InvalidCall as error:
             await _refuse(send, error)
             return
@@ -99,17 +100,28 @@ def _with_call(scope: Scope, call: VerifiedCall) -> Scope:
     return {**scope, "agentgw.call": call}
 
 
-def _bearer(scope: Scope) -> str | None:
+def _credentials(scope: Scope) -> tuple[str | None, str | None]:
+    """The token, and the proof that came with it where the scheme is DPoP."""
     values = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
     if not values:
-        return None
+        return None, None
     scheme, _, token = values[0].partition(b" ")
-    if len(values) > 1 or scheme.lower() != b"bearer":
-        raise InvalidCall("send one Authorization header with a Bearer token")
+    if len(values) > 1 or scheme.lower() not in (b"bearer", b"dpop"):
+        raise InvalidCall("send one Authorization header with a Bearer or DPoP token")
+    if scheme.lower() == b"bearer":
+        return _ascii(token.strip()), None
+    proofs = [value for name, value in scope["headers"] if name.lower() == b"dpop"]
+    if len(proofs) != 1:
+        raise InvalidCall("send one DPoP header", by_proof=True)
+    return _ascii(token.strip()), _ascii(proofs[0], by_proof=True)
+
+
+def _ascii(value: bytes, *, by_proof: bool = False) -> str:
     try:
-        return str(token.strip().decode("ascii"))
+        return value.decode("ascii")
     except UnicodeDecodeError:
-        raise InvalidCall("the token is no ASCII") from None
+        what = "proof" if by_proof else "token"
+        raise InvalidCall(f"the {what} is no ASCII", by_proof=by_proof) from None
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
@@ -127,11 +139,13 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(send: Send, error: InvalidCall, *, with_error: bool = True) -> None:
     kind = "invalid_token" if error.status == 401 else "invalid_request"
+    kind = "invalid_dpop_proof" if error.by_proof else kind
     body = json.dumps({"error": kind, "error_description": error.reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
     if error.status == 401:
-        challenge = b'Bearer error="invalid_token"' if with_error else b"Bearer"
-        headers.append((b"www-authenticate", challenge))
+        scheme = "DPoP" if error.by_proof else "Bearer"
+        challenge = f'{scheme} error="{kind}"' if with_error else scheme
+        headers.append((b"www-authenticate", challenge.encode()))
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentgw.app.composition import build
+from agentgw.app.opening import build
 from agentgw.config import Config
 
 pytestmark = pytest.mark.anyio

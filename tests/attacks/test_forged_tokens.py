@@ -366,8 +366,12 @@ async def test_refuses_times_that_do_not_hold(door: TokenVerifier, times: dict[s
     await refused(door, acme_token(**times))
 
 
-@pytest.mark.parametrize("cnf", [{"jkt": "x"}, {"x5t#S256": "x"}, {}, "x", [], False])
-async def test_refuses_a_key_bound_token_as_a_plain_bearer(door: TokenVerifier, cnf: Any) -> None:
+@pytest.mark.parametrize(
+    "cnf", [{"jwk": {}}, {"jkt": 1}, {"jkt": "x", "kid": "x"}, {}, "x", [], False]
+)
+async def test_refuses_a_token_bound_in_a_way_nobody_can_check(
+    door: TokenVerifier, cnf: Any
+) -> None:
     assert "cnf" in await refused(door, acme_token(cnf=cnf))
 
 

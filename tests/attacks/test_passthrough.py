@@ -13,7 +13,7 @@ from tests.harness import modern_call
 CANARY = "canary-7f3a9c"
 HOSTILE = [
     "Cookie", "X-Authorization", "Proxy-Authorization", "X-Upstream-Authorization", "X-Api-Key",
-    "Agentgw-Subject-Token", "Agentgw-Agent", "Agentgw-Event-Id", "X-Forwarded-For",
+    "Agentgw-Agent", "Agentgw-Event-Id", "X-Forwarded-For",
     "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-User", "X-Forwarded-Email", "X-Real-Ip",
     "Forwarded", "X-User", "X-Remote-User", "Remote-User", "X-Client-Cert", "X-Ssl-Client-S-Dn",
     "X-Consumer-Id", "X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "Via", "Referer",
@@ -37,6 +37,15 @@ def test_a_header_of_the_caller_never_reaches_the_server(
     request = door.calls()[-1]
     assert CANARY not in json.dumps(request["headers"])
     assert set(request["headers"]) <= ALLOWED
+
+
+def test_a_subject_token_that_is_none_goes_nowhere(door: Door) -> None:
+    with door.untouched():
+        message = modern_call("time__echo", {"text": "x"})
+        answer = door.post(message, {"Agentgw-Subject-Token": CANARY})
+        assert answer.status == 401
+        assert CANARY.encode() not in answer.body
+        assert CANARY not in door.gw.output
 
 
 @pytest.mark.parametrize("server", ["time", "old"])
@@ -84,4 +93,7 @@ def test_a_per_call_token_is_no_credential_at_our_door(door: Door, path: str) ->
 def test_only_headers_of_our_own_making_reach_the_agent(door: Door) -> None:
     for message in (modern_call("time__echo", {}), modern_call("old__echo", {})):
         answer = door.post(message)
-        assert set(answer.headers) <= {"content-type", "content-length", "agentgw-event-id"}
+        assert set(answer.headers) == {
+            "content-type", "content-length", "agentgw-event-id", "agentgw-chain-assurance",
+        }  # fmt: skip
+        assert answer.headers["agentgw-chain-assurance"] == "token"

@@ -321,6 +321,22 @@ async def test_a_new_key_works_within_the_cool_down() -> None:
         assert await stage.works()
 
 
+async def test_the_first_unknown_key_is_asked_for_at_once_and_the_next_within_the_cool_down() -> (
+    None
+):
+    async with staged() as stage:
+        assert await stage.works()
+        stage.idp.publish(jwk(ec_key()), jwk(ec_key("new"), "k2"))
+        stage.clock.now += 2
+        assert await stage.works(ec_key("new"), kid="k2")
+        stage.idp.publish(jwk(ec_key()), jwk(ec_key("newer"), "k3"))
+        stage.clock.now += 29
+        assert not await stage.works(ec_key("newer"), kid="k3")
+        assert stage.idp.hits["/jwks"] == 2
+        stage.clock.now += 1
+        assert await stage.works(ec_key("newer"), kid="k3")
+
+
 async def test_a_removed_key_is_refused_within_five_minutes_of_its_removal() -> None:
     async with staged() as stage:
         assert await stage.works()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
 
-from tests.door import Door
+from tests.door import Door, closed
 from tests.harness import modern_call, modern_headers
 
 MESSAGE = json.dumps(modern_call("time__echo", {"text": "smuggled"})).encode()
@@ -20,6 +21,10 @@ def head(door: Door, first: bytes = b"POST /mcp HTTP/1.1") -> bytes:
     headers["Host"] = f"127.0.0.1:{door.port}"
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return first + b"\r\n" + lines.encode()
+
+
+def anonymous(door: Door) -> bytes:
+    return head(door).replace(b"Authorization: ", b"X-Nothing: ")
 
 
 AMBIGUOUS = {
@@ -84,7 +89,7 @@ def test_refuses_chunks_in_a_version_that_has_none(door: Door) -> None:
 
 
 def test_a_trailer_is_no_header(door: Door) -> None:
-    bare = head(door).replace(b"Authorization: ", b"X-Nothing: ")
+    bare = anonymous(door)
     token = door.gw.token().encode()
     trailer = CHUNKED[:-2] + b"Authorization: Bearer " + token + b"\r\n\r\n"
     with door.untouched():
@@ -112,3 +117,36 @@ def test_a_refused_body_is_not_taken_for_a_request(door: Door) -> None:
             outer + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(inner) + inner, 2
         )
         assert [a.status for a in answers] == [415]
+
+
+def test_a_trailer_without_end_is_cut_off(door: Door) -> None:
+    with door.untouched(), door.connect() as sock:
+        sock.sendall(head(door) + TE + b"\r\n0\r\nX: ")
+        with pytest.raises(ConnectionError):
+            for _ in range(128):
+                sock.sendall(b"a" * 65536)
+
+
+def test_a_trailer_without_end_behind_an_answer_brings_no_second_one(door: Door) -> None:
+    with door.untouched(), door.connect() as sock:
+        sock.sendall(anonymous(door) + TE + b"\r\n0\r\nX: ")
+        assert [a.status for a in door.read(sock)] == [401]
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(b"a" * 100_000)
+        assert door.read(sock) == []
+
+
+def test_a_broken_body_behind_an_answer_brings_no_second_one(door: Door) -> None:
+    with door.untouched(), door.connect() as sock:
+        sock.sendall(anonymous(door) + TE + b"\r\n")
+        assert [a.status for a in door.read(sock)] == [401]
+        sock.sendall(b"zz\r\n")
+        assert door.read(sock) == []
+
+
+def test_a_body_that_was_never_asked_for_is_not_waited_for(door: Door) -> None:
+    with door.untouched(), door.connect() as sock:
+        sock.sendall(anonymous(door) + b"Expect: 100-continue\r\nContent-Length: 40\r\n\r\n")
+        [answer] = door.read(sock)
+        assert (answer.status, answer.headers.get("connection")) == (401, "close")
+        assert closed(sock, 0.5)

@@ -31,8 +31,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[StsUnderTest]:
-    made = StsUnderTest(tmp_path)
-    async with made.client:
+    async with StsUnderTest(tmp_path) as made:
         yield made
         honest = await made.exchange(made.idp_token(), MCP)
         assert honest.status_code == 200, honest.text

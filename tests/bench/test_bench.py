@@ -106,7 +106,7 @@ def test_no_child_outlives_a_killed_run(tmp_path: Path) -> None:
             assert len(children) > 1
         finally:
             bench.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (left := processes_that_mention(str(tmp_path))) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == []
@@ -123,3 +123,33 @@ def processes_that_mention(text: str) -> list[int]:
             if text in line:
                 found.append(int(entry))
     return found
+
+
+def test_the_exchange_benchmark_gets_a_new_token_each_time(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / "exchange.py"), "--state", str(tmp_path)]
+    small = ["--c", "2", "--seconds", "0.2", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, *small], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)
+    assert [(cell["cell"], cell["errors"]) for cell in cells] == [
+        ("full load", 0),
+        ("half load", 0),
+        ("call", 0),
+    ]
+    assert cells[0]["per_second"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_counting_tells_what_one_call_executes(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / "count.py"), "--state", str(tmp_path)]
+    small = ["--c", "2", "--waves", "2", "--json"]
+    done = subprocess.run(
+        [*command, *small], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    totals = json.loads(done.stdout)["2"]
+    assert set(totals) == {"python", "c", "bytecodes", "best us"}
+    assert all(count > 0 for count in totals.values())
+    assert list(tmp_path.iterdir()) == []

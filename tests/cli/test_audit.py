@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,26 @@ def test_search_and_tail_print_records(state: Path) -> None:
     assert "coder < acme|alice" in RUN.invoke(app, ["tail"]).stdout
 
 
+def test_a_search_for_what_cannot_be_is_wrong_usage_and_one_without_a_find_says_so(
+    state: Path,
+) -> None:
+    for wrong in (["--decision", "denied"], ["--since", "yesterday"]):
+        assert RUN.invoke(app, ["search", *wrong]).exit_code == 2
+    nobody = RUN.invoke(app, ["search", "--user", "acme|nobody"])
+    assert (nobody.exit_code, nobody.stdout) == (0, "")
+    assert "no record fits" in nobody.stderr
+
+
+def test_since_is_one_instant_however_it_is_written(state: Path) -> None:
+    found = RUN.invoke(app, ["search", "--json"]).stdout
+    when = datetime.fromisoformat(json.loads(found.splitlines()[0])["time"])
+    second = when.replace(microsecond=0, tzinfo=None)
+    for since in (f"{second}Z", f"{second}", f"{second + timedelta(hours=2)}+02:00"):
+        assert RUN.invoke(app, ["search", "--json", "--since", since]).stdout == found
+    later = f"{second + timedelta(days=1)}Z"
+    assert RUN.invoke(app, ["search", "--since", later]).stdout == ""
+
+
 def test_names_that_others_chose_do_not_reach_the_terminal_raw(state: Path) -> None:
     for result in (RUN.invoke(app, ["tail"]), RUN.invoke(app, ["show", "e-3"])):
         assert "evil" in result.stdout
@@ -92,6 +113,21 @@ def test_why_explains_a_refusal_and_an_unknown_outcome(state: Path) -> None:
     assert "rules are shown by id only" in denied.stderr
     assert "outcome   unknown" in RUN.invoke(WHY, ["e-3"]).stdout
     assert "outcome   ok" in RUN.invoke(WHY, ["e-1"]).stdout
+
+
+def test_why_tells_which_check_refused_an_exchange_and_names_no_rule(tmp_path: Path) -> None:
+    log = writer(tmp_path / "log", OsFiles())
+    log.open()
+    error = "the subject_token was refused: the token has expired"
+    refused = decision(1) | {
+        "decision": "deny", "reason": "invalid_request", "rule": "-", "policy_version": None,
+        "chain": [], "presenter": "https://gw/a2a/planner", "detail": {"error": error},
+    }  # fmt: skip
+    log.commit(bodies(refused))
+    log.close()
+    told = RUN.invoke(WHY, ["e-1", "--state-dir", str(tmp_path)]).stdout
+    assert f"because   {error}" in told and "client    https://gw/a2a/planner" in told
+    assert "no row matched" not in told
 
 
 def test_the_records_are_found_by_flag_variable_configuration_or_default(

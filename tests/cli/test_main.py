@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import typer
 
 from agentgw import __version__, cli
 from agentgw.errors import AgentgwError, ConfigError
-from agentgw.sts.keys import KeyRing
 
 from .conftest import Run
 
@@ -63,23 +59,3 @@ def test_errors_become_one_line_and_an_exit_code(
         cli.main()
     assert left.value.code == code
     assert capsys.readouterr().err.strip() == line
-
-
-def test_keys_are_listed_and_rotated_but_never_made_by_looking(run: Run, tmp_path: Path) -> None:
-    config, state = tmp_path / "agentgw.yaml", tmp_path / "state"
-    config.write_text("version: 1\npublic_url: https://gw.example.com\n")
-    config.chmod(0o600)
-    where = ("--config", config, "--state-dir", state)
-    none = run("keys", "list", *where)
-    assert none.returncode == 1 and "holds no keys yet" in none.stderr and not state.exists()
-    first = KeyRing(state, clock=lambda: time.time() - 120).current.kid
-    rows = json.loads(run("keys", "list", "--json", *where).stdout)
-    assert [row["state"] for row in rows] == ["current", "next"]
-    assert rows[0]["kid"] == first and rows[0]["created"].endswith("Z")
-    rotated = run("keys", "rotate", *where).stdout.strip()
-    assert rotated == rows[1]["kid"] == KeyRing(state).current.kid
-    early = run("keys", "rotate", *where)
-    assert early.returncode == 1 and "rotate again in " in early.stderr
-    listed = run("keys", "list", *where).stdout.splitlines()
-    assert [line.split()[1] for line in listed] == ["current", "next", "retired"]
-    assert "PRIVATE" not in "".join(listed)

@@ -42,16 +42,30 @@ def test_list_shows_kind_audience_and_approved_tools(
     pins_of(tmp_path).approve("web", {"a": "sha-256:A", "b": "sha-256:B"})
     rows = json.loads(run("server", "list", "--json", *where).stdout)
     assert rows == [
-        {"name": "local", "kind": "stdio", "audience": None, "approved_tools": 0},
+        {
+            "name": "local",
+            "kind": "stdio",
+            "sandbox": "none",
+            "audience": None,
+            "approved_tools": 0,
+        },
         {
             "name": "web",
             "kind": "http",
+            "sandbox": None,
             "audience": "https://web.example/mcp",
             "approved_tools": 2,
         },
-        {"name": "open", "kind": "http", "audience": None, "approved_tools": 0},
+        {
+            "name": "open",
+            "kind": "http",
+            "sandbox": None,
+            "audience": None,
+            "approved_tools": 0,
+        },
     ]
     lines = run("server", "list", *where).stdout.splitlines()
+    assert lines[0] == "local  stdio  0 approved tools  -  sandbox none"
     assert lines[1] == "web  http   2 approved tools  https://web.example/mcp"
 
 

@@ -65,6 +65,36 @@ def test_unknown_keys_are_refused_with_a_suggestion(
         ("trusted_proxies: [10.0.0.0/33]", "trusted_proxies[0] should be a network"),
         ("trusted_proxies: [10.0.0.1/8]", "trusted_proxies[0] should be a network"),
         ("trusted_proxies: ['::/0']", "trusts every address"),
+        ("trusted_proxies: [0.0.0.0/0]", "trusts every address"),
+        ("trusted_proxies: [0.0.0.0/1, 128.0.0.0/1]", "trusts every address"),
+        ("trusted_proxies: [10]", "trusted_proxies[0] should be a network as text"),
+        ("trusted_proxies: [true]", "trusted_proxies[0] should be a network as text"),
+        ("trusted_proxies: ['10']", "trusted_proxies[0] should be a network"),
+        ("outbound: {private_networks: [10]}", "private_networks[0] should be a network as text"),
+        ("outbound: {private_networks: [true]}", "private_networks[0] should be a network as text"),
+        ("outbound: {private_networks: [10.5]}", "private_networks[0] should be a network as text"),
+        ("outbound: {private_networks: [[10, 8]]}", "private_networks[0] should be a network"),
+        ("outbound: {private_networks: [0.0.0.0/0]}", "nothing would be refused any more"),
+        ("outbound: {private_networks: ['::/0']}", "nothing would be refused any more"),
+        ("outbound: {private_networks: ['8000::/1']}", "nothing would be refused any more"),
+        ("outbound: {private_networks: ['::ffff:0:0/96']}", "nothing would be refused any more"),
+        (
+            "outbound: {private_networks: [10.0.0.0/8, 0.0.0.0/2]}",
+            "nothing would be refused any more",
+        ),
+        ("keys: {rotate_every: 5m}", "keys.rotate_every should be greater than or equal to 600"),
+        ("keys: {rotate_every: monthly}", "keys.rotate_every should be a time such as 30d"),
+        ("keys: {wrap: {}}", "keys.wrap should have exactly one of file, env and keyring"),
+        ("keys: {wrap: {file: a, env: B}}", "keys.wrap should have exactly one of file, env and"),
+        ("keys: {wrap: {env: AGENTGW_KEY}}", "keys.wrap.env should not begin with AGENTGW_"),
+        (
+            "keys: {hsm: {module: m.so, token: t, pin: p, keys: {EdDSA: [a]}}}",
+            "keys.hsm.keys.EdDSA should be 'ES256' or 'RS256'",
+        ),
+        (
+            "keys: {hsm: {module: m.so, token: t, pin: p, keys: {ES256: []}}}",
+            "ES256 should not be empty",
+        ),
         ("hosts: ['a b']", "hosts[0] should match"),
         ("origins: ['https://a.example/']", "origins[0] should be an origin only"),
         ("issuers: {Acme: {}}", "the name issuers.Acme should be 1 to 20 of a-z, 0-9 and -"),
@@ -86,27 +116,28 @@ def test_unknown_keys_are_refused_with_a_suggestion(
             "issuers: {a: {issuer: 'https://i.example', audiences: [x], algorithms: [HS256]}}",
             "issuers.a.algorithms[0] should be 'ES256'",
         ),
-        ("agents: {a: {auth: {}}}", "agents.a.auth should have exactly one of secret and jwks"),
+        ("agents: {a: {auth: {}}}", "agents.a.auth should have one or more of secret, jwks"),
         ("agents: {a: {auth: {jwks: 'file:nowhere'}}}", "cannot read nowhere"),
+        ("agents: {a: {auth: {jwks: 'file:/dev/null'}}}", "a JWK Set of public keys"),
         ("agents: {a: {auth: {jwks: {keys: [{kty: EC, d: x}]}}}}", "a private or symmetric key"),
         ("agents: {a: {auth: {jwks: {keys: []}}}}", "should be a JWK Set"),
-        ("agents: {a: {require: dpop}}", "require: dpop is not available in this version"),
+        ("agents: {a: {require: mtls}}", "bound to a TLS certificate, and none can come"),
         ("agents: {a: {may_hand_to: [a]}}", "a may not hand to itself"),
         ("servers: {a: {}}", "servers.a should have exactly one of command and url"),
-        ("servers: {a: {url: 'https://a.example', args: [x]}}", "args, env and cwd have no mean"),
+        (
+            "servers: {a: {url: 'https://a.example', args: [x]}}",
+            "args, env, cwd, sandbox and isolation have no mean",
+        ),
         ("servers: {a: {type: http, command: x}}", "servers.a says http, but has command"),
         ("servers: {a: {type: sse, url: 'https://a.example'}}", "servers.a.type should be 'stdio'"),
         (
             "servers: {a: {url: 'https://a.example', auth: {mode: vault}}}",
-            "servers.a.auth.mode is not available in this version, only token or header or none",
+            "servers.a.auth.mode is not available in this version, only token or exchange or oauth or "
+            "client_credentials or header or none",
         ),
         (
-            "servers: {a: {url: 'https://a.example', token: {alg: EdDSA}}}",
-            "servers.a.token.alg is not available in this version, only ES256",
-        ),
-        (
-            "servers: {a: {url: 'https://a.example', token: {actor_mode: gateway}}}",
-            "servers.a.token.actor_mode is not available in this version, only agent",
+            "servers: {a: {url: 'https://a.example', token: {alg: HS256}}}",
+            "servers.a.token.alg should be 'ES256', 'EdDSA' or 'RS256'",
         ),
         (
             "servers: {a: {url: 'https://a.example', token: {life: 600}}}",
@@ -136,7 +167,15 @@ def test_unknown_keys_are_refused_with_a_suggestion(
         ),
         (
             "servers: {a: {url: 'https://a.example', agent: b}}",
-            "agent: b is not available in this version",
+            "unknown agent 'b'",
+        ),
+        (
+            "servers: {a: {url: 'https://a.example', auth: {mode: none}, agent: b}}\nagents: {b: {}}",
+            "the server gets no tokens of ours",
+        ),
+        (
+            "servers: {a: {url: 'https://a.example', token: {typ: JWT}, agent: b}}\nagents: {b: {}}",
+            "tokens to exchange have typ at+jwt",
         ),
         (
             "limits: {sessions_per_agent: 100}",
@@ -173,8 +212,8 @@ def test_each_wrong_value_is_refused_at_its_line(refuse: Refusal, line: str, mes
         ("{agents: [coder], tools: ['tickets/*'], when: 'arg.x == 1'}", "when reads 'arg'", ""),
         ("{id: g2, agents: [coder], tools: ['tickets/*']}", "", ""),
         (
-            "{agents: [coder], tools: ['tickets/*'], min_evidence: dpop}",
-            "min_evidence: dpop is not available in this version",
+            "{agents: [coder], tools: ['tickets/*'], min_evidence: receipt}",
+            "min_evidence: receipt is not available in this version",
             "client-auth, exchange",
         ),
         ("{deny: true, min_evidence: consent, tools: ['tickets/*']}", "no meaning", ""),
@@ -270,6 +309,31 @@ def test_http_and_loopback_issuers_need_dev(read: Load, refuse: Refusal, url: st
     assert "plain http or loopback" in refuse(HEAD + issuer).message
     text = "version: 1\npublic_url: http://127.0.0.1:7117\ndev: true\n" + issuer
     assert read(text).issuers["a"].issuer == url
+
+
+ASKED = "introspection: {client_id: gw, client_secret: '${env:GW_SECRET}'"
+
+
+def test_one_issuer_may_be_asked_about_opaque_tokens(read: Load, refuse: Refusal) -> None:
+    def issuer(alias: str, more: str = "") -> str:
+        url = f"https://{alias}.example"
+        return f"  {alias}: {{issuer: '{url}', audiences: [x], {ASKED}{more}}}}}\n"
+
+    two = HEAD + "issuers:\n" + issuer("a") + issuer("b")
+    env = {"GW_SECRET": "hunter2"}
+    error = refuse(two, env=env)
+    assert (error.line, "a is asked about them already" in error.message) == (5, True)
+    config = read(HEAD + "issuers:\n" + issuer("a") + issuer("b", ", tokens: jwt"), env=env)
+    asked = config.issuers["b"].introspection
+    assert asked is not None
+    assert asked.client_secret.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(config)
+
+
+def test_an_introspection_endpoint_on_plain_http_needs_dev(refuse: Refusal) -> None:
+    more = f"{ASKED}, endpoint: 'http://a.example/introspect'}}"
+    text = HEAD + f"issuers: {{a: {{issuer: 'https://a.example', audiences: [x], {more}}}}}\n"
+    assert "endpoint is plain http" in refuse(text, env={"GW_SECRET": "hunter2"}).message
 
 
 def test_a_server_takes_the_time_of_limits_call_unless_it_has_its_own(read: Load) -> None:

@@ -81,7 +81,7 @@ def test_flag_beats_environment_beats_file_beats_default(read: Load) -> None:
 def test_environment_takes_lists_and_names_with_dashes_and_files(
     read: Load, tmp_path: Path
 ) -> None:
-    (tmp_path / "secret").write_text("s3cr3t-of-coder\n")
+    (tmp_path / "secret").write_text("s3cr3t-of-the-coder\n")
     config = read(
         HEAD + "agents: {my-coder: {}}\n",
         env={
@@ -94,7 +94,7 @@ def test_environment_takes_lists_and_names_with_dashes_and_files(
     )
     auth = config.agents["my-coder"].auth
     assert auth is not None and auth.secret is not None
-    assert auth.secret.get_secret_value() == "s3cr3t-of-coder"
+    assert auth.secret.get_secret_value() == "s3cr3t-of-the-coder"
     assert config.hosts == ("a.example", "b.example:8443")
     assert "b.example:8443" in config.allowed_hosts
 
@@ -150,11 +150,13 @@ def test_the_digest_follows_the_content_and_not_the_spelling(read: Load) -> None
 
 
 def test_workers_may_be_handed_the_configuration(read: Load) -> None:
-    config = read(HEAD + "agents: {a: {auth: {secret: '${env:KEY}'}}}\n", env={"KEY": "k3y-k3y"})
+    config = read(
+        HEAD + "agents: {a: {auth: {secret: '${env:KEY}'}}}\n", env={"KEY": "k3y-k3y-k3y-k3y-k3y"}
+    )
     copy = pickle.loads(pickle.dumps(config))  # noqa: S301
     assert copy.agents == config.agents and copy.places == config.places
     assert copy.digest == config.digest
-    assert copy.redact("k3y-k3y") == "${env:KEY}"
+    assert copy.redact("k3y-k3y-k3y-k3y-k3y") == "${env:KEY}"
 
 
 def test_an_error_of_the_app_finds_the_line(read: Load) -> None:

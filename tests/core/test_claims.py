@@ -94,11 +94,13 @@ def test_no_accepted_token_outlives_a_day_or_is_about_to_end(exp: int, iat: int,
         ({"token_use": "access"}, "jwt", {}),
         ({"ver": "2.0"}, "jwt", {"marker": {"ver": "*"}}),
         ({"typ": "MyAccess"}, "jwt", {"marker": {"typ": "MyAccess"}}),
+        ({"cid": "x", "scp": ["a"]}, None, {"marker": {"cid": "*", "scp": "*"}}),
+        ({"token_use": "access_token"}, "jwt", {}),
         ({}, "at+jwt", {"require_typ": "at+jwt"}),
     ],
 )
 def test_takes_what_is_marked_as_an_access_token(
-    claims: dict[str, Any], typ: str, changes: dict[str, Any]
+    claims: dict[str, Any], typ: str | None, changes: dict[str, Any]
 ) -> None:
     rule.check_kind(claims, typ, rules(**changes))
 
@@ -120,11 +122,13 @@ def test_takes_what_is_marked_as_an_access_token(
         ({"typ": "Logout"}, "jwt", {}),
         ({"typ": ["Bearer"]}, "jwt", {}),
         ({"token_use": "id", "scope": "a"}, "jwt", {}),
-        ({"cnf": {"jkt": "x"}}, "at+jwt", {}),
-        ({"cnf": None}, "at+jwt", {}),
         ({"scope": "a"}, "jwt", {"marker": {"ver": "2.0"}}),
         ({"ver": "1.0"}, "at+jwt", {"marker": {"ver": "2.0"}}),
         ({"typ": "ID", "ver": "2"}, "jwt", {"marker": {"ver": "2"}}),
+        ({"cid": "x"}, None, {"marker": {"cid": "*", "scp": "*"}}),
+        ({"cid": "x"}, None, {"marker": {"cid": "*"}, "require_typ": "at+jwt"}),
+        ({"cid": "x"}, "logout+jwt", {"marker": {"cid": "*"}}),
+        ({"scope": "a", "token_use": "refresh_token"}, "jwt", {}),
     ],
 )
 def test_refuses_what_is_another_kind_of_token(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agentgw.core.grant_syntax import parse_pattern, parse_row, parse_users
-from agentgw.core.grants import AccessRequest, Condition, Decision, Kind, Row
+from agentgw.core.grants import AccessRequest, Condition, Decision, Kind, Row, concerning, judge
 from agentgw.core.principal import Caller, Hop, Inbound, Subject
 from tests.policy.oracle import FixedCondition
 from tests.policy.tables import decide
@@ -255,3 +255,56 @@ def test_refuses_a_user_of_no_configured_issuer_unless_one_is_plain() -> None:
         with pytest.raises(ValueError, match="begins with no configured issuer"):
             parse_users([entry], ["acme"], plain=False)
     assert parse_users(["auth0|123"], ["acme"], plain=True).plain == {"auth0|123"}
+
+
+# Agents that act for themselves
+
+
+def own_decision(*rows: dict[str, Any]) -> bool:
+    """Whether the agent `nightly`, acting for itself, may call tickets/close by these rows."""
+    agent = Subject("https://gw.example", "id", "id", agent="nightly")
+    caller = Caller(
+        agent, (Hop("id", "nightly", "exchange"),), frozenset(), frozenset(), 0,
+        Inbound("https://gw.example", "j", "h"), "id",
+    )  # fmt: skip
+    request = AccessRequest(caller, "tickets", "tools", "close", {}, frozenset(), 0)
+    table = [
+        parse_row(f"r{number}", {"tools": ["tickets/*"], **row}, ["acme"], True, no_condition)
+        for number, row in enumerate(rows)
+    ]
+    return judge(concerning(table, request), request).allow
+
+
+def no_condition(source: str) -> Any:
+    raise ValueError(source)
+
+
+def test_an_agent_acting_for_itself_needs_a_row_that_names_it_as_a_user() -> None:
+    agents = {"agents": ["nightly"]}
+    assert own_decision({"users": ["agent:nightly"]}, agents)
+    assert own_decision({"users": ["agent:nightly"], **agents})
+    assert not own_decision({"users": ["agent:nightly"]})
+    assert not own_decision(agents)
+    assert not own_decision({"users": ["agent:other"]}, agents)
+    for users in (["*"], ["acme|nightly"], ["acme:group:agents"], ["nightly"], ["id"]):
+        assert not own_decision({"users": users}, agents), users
+
+
+def test_a_row_that_forbids_to_all_forbids_to_agents_acting_for_themselves() -> None:
+    allow = {"users": ["agent:nightly"], "agents": ["nightly"]}
+    for forbidden in ({"users": ["*"]}, {"users": ["agent:nightly"]}, {"agents": ["nightly"]}, {}):
+        assert not own_decision(allow, {**forbidden, "deny": True}), forbidden
+    assert own_decision(allow, {"users": ["acme|x"], "deny": True})
+
+
+def test_a_user_is_never_taken_for_an_agent() -> None:
+    named = parse_users(["agent:nightly"], ["acme", "agent"], True)
+    assert named.agents == {"nightly"} and not named.plain
+    for subject in (
+        Subject("acme", "agent:nightly", "agent:nightly"),
+        Subject("agent", "nightly", "agent|nightly"),
+    ):
+        assert not named.include(subject, frozenset())
+    for wrong in ("agent:", "agent:Nightly", "agent:a|b"):
+        with pytest.raises(ValueError):
+            parse_users([wrong], ["acme"], False)

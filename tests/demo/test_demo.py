@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 import pytest
@@ -19,6 +20,7 @@ from agentgw.demo.configuration import demo_configuration
 from agentgw.demo.processes import is_open
 from agentgw.demo.stage import Stage
 from agentgw.demo.story import tell
+from tests.people import Visitor
 
 ROOT = Path(__file__).parents[2]
 STEPS = [
@@ -118,11 +120,35 @@ async def test_the_entry_it_prints_works_and_nothing_stays_behind(
     rest = staying.stdout.read()
     staying.wait(timeout=30)
     assert staying.returncode == 0, rest
+    gateway = entry["url"].removesuffix("/mcp")
+    assert f"{gateway}/account" in rest and "as alice, password " in rest
     assert not is_open(httpx2.URL(entry["url"]).port or 0)
     tickets = next(line.split()[1] for line in printed.splitlines() if "tickets http" in line)
     assert not is_open(httpx2.URL(tickets).port or 0)
     state = next(word for word in rest.split() if word.endswith("/state"))
     assert not Path(state).parent.exists()
+
+
+def test_a_newcomer_signs_in_and_is_asked_for_a_client_that_registered_itself() -> None:
+    with Stage(demo_configuration) as stage, Visitor() as browser:
+        page = browser.open(f"{stage.gateway}/account")
+        page = browser.submit(
+            page, page.form("/authorize"), user="alice", password=stage.issuer.passwords["alice"]
+        )
+        assert "Signed in as Alice" in page.words
+        client = {"client_name": "A client", "redirect_uris": ["http://127.0.0.1:9/callback"]}
+        registered = browser.client.post(f"{stage.gateway}/oauth/register", json=client)
+        assert registered.status_code == 201, registered.text
+        asked = {
+            "response_type": "code",
+            "client_id": registered.json()["client_id"],
+            "redirect_uri": client["redirect_uris"][0],
+            "code_challenge": "c" * 43,
+            "code_challenge_method": "S256",
+        }
+        page = browser.open(f"{stage.gateway}/oauth/authorize?{urlencode(asked)}")
+        assert "Let desktop act for you?" in page.words
+        assert "close_ticket" in page.words
 
 
 def test_says_what_to_install_where_the_extra_is_missing() -> None:

@@ -57,7 +57,7 @@ def test_records_name_who_is_behind_a_trusted_proxy_at_every_face(tmp_path: Path
         assert door.post(modern_call("time__echo", {}), forged).status == 200
         assert door.post(modern_call("time__echo", {}), forged, token="wrong").status == 401
         wrong = {"grant_type": "x"}
-        auth = ("planner", "planner-secret")
+        auth = ("planner", "planner-secret-for-tests")
         url = f"{door.gw.url}/oauth/token"
         assert httpx2.post(url, data=wrong, auth=auth, headers=forged, trust_env=False).is_error
         assert door.gw.stop() == 0

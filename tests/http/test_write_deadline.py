@@ -10,11 +10,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from agentgw.http.connection import limited, respond_at_once
+from agentgw.http.connection import Connection, Limits, respond_at_once
 
 DEADLINE = 0.5
 LARGE = 8 * 1024 * 1024
@@ -46,20 +45,18 @@ class Served:
         """A socket with a small window on which `path` was asked for."""
         gone = self.gone
 
-        class Watched(limited(4096, 10, 10.0, DEADLINE)):  # type: ignore[misc]
+        class Watched(Connection):
             def connection_lost(self, exc: Exception | None) -> None:
                 super().connection_lost(exc)
                 gone.set()
 
-        config = uvicorn.Config(answer, http=Watched, log_config=None, lifespan="off")
-        config.load()
-        state = ServerState()
-
-        def connected() -> Any:
-            self.connection = Watched(config=config, server_state=state, app_state={})
-            return self.connection
-
         loop = asyncio.get_running_loop()
+        limits, state = Limits(4096, 10, 10.0, DEADLINE), ServerState()
+
+        def connected() -> Connection:
+            connection = self.connection = Watched(answer, limits, state, loop)
+            return connection
+
         server = await loop.create_server(connected, "127.0.0.1", 0)
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)

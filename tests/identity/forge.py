@@ -16,7 +16,7 @@ from agentgw.core.actor import AgentRules, ClientRule
 from agentgw.core.claims import IssuerRules, map_audiences
 from agentgw.core.principal import Hop, Issued, Subject
 from agentgw.errors import InvalidToken
-from agentgw.identity.jwk import VerifyKey, read_jwk
+from agentgw.identity.jwk import VerifyKey, bind_key, read_jwk
 from agentgw.identity.verifier import TokenVerifier
 
 NOW = 1_795_400_000
@@ -120,10 +120,10 @@ class OwnBooks:
     issuer: str = US
     entries: dict[str, Issued] = field(default_factory=dict)
 
-    def key(self, kid: str) -> object | None:
-        return ec_key("own").public_key() if kid == "own-1" else None
+    def key(self, kid: str) -> VerifyKey | None:
+        return bind_key(ec_key("own").public_key(), kid) if kid == "own-1" else None
 
-    def issued(self, jti: str) -> Issued | None:
+    async def issued(self, jti: str) -> Issued | None:
         return self.entries.get(jti)
 
 

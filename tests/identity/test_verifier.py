@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from agentgw.core.claims import admits
+from agentgw.core.consent import Consent
+from agentgw.core.possession import Binding
 from agentgw.core.principal import Hop, Subject
 from agentgw.errors import InvalidToken
 from tests.identity.forge import (
@@ -54,6 +56,21 @@ async def test_an_exchanged_token_names_coder_after_planner() -> None:
     assert caller.presenter == CODER.id
 
 
+async def test_what_the_user_consented_to_comes_along() -> None:
+    consent = Consent(frozenset({"tickets/read"}), frozenset(), frozenset())
+    entry = replace(coder_entry(), consent=consent)
+    door = build(own=OwnBooks(entries={"j-coder": entry}))
+    assert (await door.authenticate(own_token(entry), NOW + 5)).consent == consent
+
+
+async def test_the_ledgers_entry_of_a_login_is_no_token() -> None:
+    entry = replace(coder_entry(), kind="login")
+    door = build(own=OwnBooks(entries={"j-coder": entry}))
+    for take in (door.authenticate, door.verify_subject_token):
+        with pytest.raises(InvalidToken, match="not meant for this gateway"):
+            await take(own_token(entry), NOW + 5)
+
+
 async def test_a_verified_token_is_looked_up_without_asking_for_keys_again() -> None:
     keys = {"acme": FixedKeys([jwk(ec_key())]), "other": FixedKeys([])}
     door = build(keys=keys)
@@ -77,6 +94,31 @@ async def test_a_remembered_token_ends_five_seconds_before_its_exp() -> None:
         await door.authenticate(token, NOW + 16)
     with pytest.raises(InvalidToken, match="expired"):
         await door.authenticate(token, NOW + 20)
+
+
+async def test_a_subject_token_is_remembered_like_one_at_the_door() -> None:
+    keys = {"acme": FixedKeys([jwk(ec_key())]), "other": FixedKeys([])}
+    revoked: set[str] = set()
+    door = build(keys=keys, revoked=lambda inbound: inbound.hash in revoked)
+    token = acme_token(exp=NOW + 100)
+    verified = await door.verify_subject_token(token, NOW)
+    assert await door.verify_subject_token(token, NOW + 94) is verified
+    assert keys["acme"].asked == 1
+    with pytest.raises(InvalidToken, match="less than 5 seconds"):
+        await door.verify_subject_token(token, NOW + 96)
+    revoked.add(verified.inbound.hash)
+    with pytest.raises(InvalidToken, match="revoked"):
+        await door.verify_subject_token(token, NOW)
+
+
+async def test_a_subject_token_of_ours_is_looked_up_each_time() -> None:
+    entry = coder_entry()
+    books = OwnBooks(entries={entry.jti: entry})
+    door = build(own=books)
+    assert await door.verify_subject_token(own_token(entry), NOW + 5)
+    books.entries.clear()
+    with pytest.raises(InvalidToken, match="not in our ledger"):
+        await door.verify_subject_token(own_token(entry), NOW + 5)
 
 
 async def test_the_memory_of_tokens_is_bounded_and_drops_the_oldest_use() -> None:
@@ -254,3 +296,33 @@ async def test_an_issuer_configured_for_eddsa_may_call_it_ed25519() -> None:
     for alg in ("EdDSA", "Ed25519"):
         token = acme_token(ed_key(), {"alg": alg, "kid": "k1", "typ": "at+jwt"}, "EdDSA")
         assert await door.authenticate(token, NOW)
+
+
+async def test_a_bound_token_names_its_key_and_what_its_proof_will_show() -> None:
+    caller = await build().authenticate(acme_token(cnf={"jkt": "k"}), NOW)
+    assert caller.binding == Binding(jkt="k")
+    assert caller.chain == (Hop(PLANNER.id, "planner", "dpop"),)
+    assert (await build().authenticate(acme_token(), NOW)).binding is None
+
+
+async def test_a_proof_does_not_show_who_a_public_client_is() -> None:
+    # Anybody may log in under a public client's name and bind the token to a key of their own.
+    door = build(acme_rules(accept_evidence=frozenset({"client-claim"})))
+    caller = await door.authenticate(acme_token(azp="coder", cnf={"jkt": "k"}), NOW)
+    assert caller.chain == (Hop(CODER.id, "coder", "client-claim"),)
+
+
+@pytest.mark.parametrize(
+    ("require", "cnf"),
+    [
+        ("dpop", None), ("dpop", {"x5t#S256": "c"}), ("mtls", None), ("mtls", {"jkt": "k"}),
+    ],
+)  # fmt: skip
+async def test_an_agent_that_must_prove_possession_is_nobody_without(
+    require: str, cnf: dict[str, str] | None
+) -> None:
+    door = build(agents=(replace(PLANNER, require=require), CODER))
+    with pytest.raises(InvalidToken, match="must use tokens bound"):
+        await door.authenticate(acme_token(cnf=cnf), NOW)
+    both = {"jkt": "k", "x5t#S256": "c"}
+    assert await door.authenticate(acme_token(cnf=both), NOW)

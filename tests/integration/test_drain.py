@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import urlsafe_b64decode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,7 @@ async def test_keys_rotate_while_calls_run_and_every_token_verifies(
 
             async def check() -> int:
                 """Verify as a tool server would, soon after the call."""
-                lines = canary.read_bytes().splitlines()[checked:]
+                lines = canary.read_bytes().rpartition(b"\n")[0].splitlines()[checked:]
                 for line in lines:
                     request = json.loads(line)
                     if json.loads(request["body"])["method"] == "tools/call":
@@ -289,8 +290,56 @@ async def test_keys_rotate_while_calls_run_and_every_token_verifies(
             await verifier.close()
 
 
+@pytest.mark.anyio
+async def test_a_schedule_rotates_once_while_several_workers_serve(
+    tmp_path: Path, issuer: Issuer
+) -> None:
+    """Keys of last month meet `rotate_every: 30d`; the server takes EdDSA, our own endpoints ES256."""
+    canary = tmp_path / "canary.jsonl"
+    old = KeyRing(
+        tmp_path / "state",
+        clock=lambda: time.time() - 40 * 86_400,
+        algorithms=["ES256", "EdDSA"],
+    )
+    with faulty_server("--record", str(canary)) as upstream:
+        url = f"{upstream}/mcp/ok"
+        changes = {
+            "servers": {"ok": {"url": url, "token": {"alg": "EdDSA"}}},
+            "grants": allow_all("ok"),
+            "workers": 2,
+            "keys": {"rotate_every": "30d"},
+        }
+        with gateway(tmp_path, issuer, changes) as gw, calling(gw, 2) as callers:
+            verifier = CallVerifier(gw.url, url)
+            next_kid = old.rings["EdDSA"].next.kid
+            wait_for(lambda: next_kid in kids_in(canary), "the next key to sign")
+            callers.more(4)
+            callers.stop()
+            assert callers.failures == []
+            assert kids_in(canary) <= {old.signing["EdDSA"].kid, next_kid}
+            ring = KeyRing(gw.state)
+            assert [len(ring.rings[alg].previous) for alg in ("ES256", "EdDSA")] == [1, 1]
+            noted = [record for record in gw.records() if record["method"] == "keys/rotate"]
+            assert sorted(record["detail"]["alg"] for record in noted) == ["ES256", "EdDSA"]
+            for line in canary.read_bytes().splitlines():
+                request = json.loads(line)
+                if json.loads(request["body"])["method"] == "tools/call":
+                    token = request["headers"]["authorization"].removeprefix("Bearer ")
+                    await verifier.verify(token, json.loads(request["body"]))
+            await verifier.close()
+
+
+def kids_in(canary: Path) -> set[str]:
+    """The kids of all tokens seen."""
+    if not canary.exists():
+        return set()
+    heads = [head + "=" * (-len(head) % 4) for head in signed_under(canary)]
+    return {json.loads(urlsafe_b64decode(head))["kid"] for head in heads}
+
+
 def signed_under(canary: Path) -> set[str]:
     """The headers of all tokens seen: one per key."""
-    requests = map(json.loads, canary.read_bytes().splitlines())
+    whole, _, _ = canary.read_bytes().rpartition(b"\n")  # the last line may be in the writing
+    requests = map(json.loads, whole.splitlines())
     tokens = (r["headers"]["authorization"] for r in requests if "headers" in r)
     return {token.removeprefix("Bearer ").partition(".")[0] for token in tokens}

@@ -47,7 +47,7 @@ def exchange(gw: Gateway) -> httpx2.Response:
         "resource": f"{gw.url}/mcp",
     }
     with gw.client() as client:
-        return client.post("/oauth/token", data=form, auth=("planner", "planner-secret"))
+        return client.post("/oauth/token", data=form, auth=("planner", "planner-secret-for-tests"))
 
 
 def assert_refuses_everything(gw: Gateway, canary: Path) -> None:

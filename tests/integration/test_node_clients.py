@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.harness import ROOT, Gateway, Issuer, allow_all, faulty_server, gateway
+from tests.npm import installed
 
 pytestmark = pytest.mark.node
 FOLDER = ROOT / "tests" / "node"
@@ -26,28 +25,8 @@ everywhere = pytest.mark.parametrize(("server", "union"), PLACES)
 
 @pytest.fixture(scope="session")
 def packages() -> Path:
-    """A folder outside the checkout with the pinned packages, installed once and kept."""
-    wanted = (FOLDER / "package.json").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "agentgw-tests"
-    folder = cache / f"node-{hashlib.sha256(wanted).hexdigest()[:12]}"
-    if not (folder / "installed").exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.skip("npm is not installed")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_bytes(wanted)
-        done = subprocess.run(
-            [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"npm install failed: {done.stderr[-300:]}")
-        (folder / "installed").touch()
-    return folder
+    """The folder with the pinned packages."""
+    return installed(FOLDER / "package.json")
 
 
 @pytest.fixture(scope="module")

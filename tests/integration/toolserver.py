@@ -70,9 +70,9 @@ class Recording:
 
 
 @contextmanager
-def serving(application: ASGIApp, lifespan: bool = False) -> Iterator[str]:
+def serving(application: ASGIApp, lifespan: bool = False, port: int | None = None) -> Iterator[str]:
     """Serve `application` on loopback; yields its URL."""
-    port = free_port()
+    port = port or free_port()
     config = uvicorn.Config(
         application, port=port, log_config=None, lifespan="on" if lifespan else "off"
     )

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgw.errors import MalformedMessage
-from agentgw.mcp.message import Message, encode, parse_message
+from agentgw.mcp.message import (
+    INVALID_REQUEST,
+    MAX_CONTAINERS,
+    Message,
+    encode,
+    parse_message,
+)
 
 SCALARS = (
     st.none()
@@ -78,6 +84,23 @@ def test_the_depth_is_that_of_a_naive_count(value: Any, limit: int) -> None:
             assert code(body, limit) == -32700
         else:
             assert parse_message(body, limit).params["given"] == value
+
+
+def filled(values: bytes) -> bytes:
+    return (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{"a":[%s]}}}' % values
+    )
+
+
+def test_more_containers_than_a_message_may_have_are_refused_before_any_is_made() -> None:
+    for empty in (b"[]", b"{}"):
+        assert parse_message(filled(b",".join([empty] * (MAX_CONTAINERS - 4)))).id == 1
+        assert code(filled(b",".join([empty] * MAX_CONTAINERS))) == INVALID_REQUEST
+
+
+def test_brackets_inside_strings_are_no_containers() -> None:
+    brackets = b'"%s"' % (b"[{" * MAX_CONTAINERS + b'\\\\ \\" [')
+    assert parse_message(filled(brackets)).id == 1
 
 
 @given(st.text(alphabet='[]{}"\\x', max_size=40))

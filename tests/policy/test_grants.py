@@ -246,3 +246,26 @@ def test_a_row_for_every_server_counts_beside_a_row_for_one() -> None:
     elsewhere = ask("c")._replace(server="files")
     assert table.decide(elsewhere).rule == "g4"
     assert all(table.decide(elsewhere._replace(kind=kind)).rule == "-" for kind in KINDS[1:])
+
+
+@pytest.mark.parametrize(
+    ("grants", "offered"),
+    [
+        ([{"users": ["*"], "agents": ["*"], "tools": ["tickets/a"]}], True),
+        ([{"users": ["acme|alice"], "resources": ["tickets/*"]}, {"agents": ["coder"], "tools": ["*/x"]}],
+         True),
+        ([{"users": ["acme|alice"], "tools": ["tickets/*"]}], False),
+        ([{"agents": ["coder"], "tools": ["tickets/*"]}], False),
+        ([{"users": ["acme|bob"], "tools": ["*/*"]}, {"agents": ["*"], "tools": ["*/*"]}], False),
+        ([{"users": ["acme|alice"], "agents": ["tester"], "tools": ["*/*"]},
+          {"agents": ["*"], "tools": ["*/*"]}], False),
+        ([{"users": ["*"], "tools": ["time/*"]}, {"agents": ["*"], "tools": ["tickets/*"]}], False),
+        ([{"users": ["*"], "agents": ["*"], "tools": ["tickets/*"], "deny": True}], False),
+    ],
+)  # fmt: skip
+def test_a_server_is_offered_where_user_and_agent_have_something_of_it(
+    grants: list[dict[str, Any]], offered: bool
+) -> None:
+    table = GrantsPolicy(rows_from(grants, ["acme"]), "p-3")
+    caller = replace(ask("a").caller, chain=(CODER,))
+    assert table.offers(caller, "tickets") is offered

@@ -8,21 +8,21 @@ from sqlalchemy import Engine, text
 
 from agentgw.errors import Unavailable
 from agentgw.registry.assertions import UsedAssertions
-from agentgw.registry.schema import open_database
+from tests.registry.conftest import Open
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return open_database(tmp_path / "state.db")
+def engine(another: Open, tmp_path: Path) -> Engine:
+    return another(tmp_path / "state.db")
 
 
-def test_a_jti_of_a_client_passes_once(engine: Engine, tmp_path: Path) -> None:
+def test_a_jti_of_a_client_passes_once(engine: Engine, another: Open, tmp_path: Path) -> None:
     used = UsedAssertions(engine)
     assert used.once("coder", "a", 100) is True
     assert used.once("coder", "a", 100) is False
     assert used.once("coder", "a", 999) is False
     assert used.once("planner", "a", 100) is True
-    assert UsedAssertions(open_database(tmp_path / "state.db")).once("coder", "a", 100) is False
+    assert UsedAssertions(another(tmp_path / "state.db")).once("coder", "a", 100) is False
 
 
 def test_of_many_at_once_one_passes(engine: Engine) -> None:

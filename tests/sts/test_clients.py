@@ -33,8 +33,7 @@ class BrokenStore:
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[StsUnderTest]:
-    made = StsUnderTest(tmp_path)
-    async with made.client:
+    async with StsUnderTest(tmp_path) as made:
         yield made
 
 

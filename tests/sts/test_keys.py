@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import stat
@@ -8,8 +9,9 @@ from pathlib import Path
 import jwt
 import pytest
 
+from agentgw.core.canonical import b64url
 from agentgw.errors import AgentgwError, Unavailable
-from agentgw.sts.keys import OVERLAP, KeyRing
+from agentgw.sts.keys import ALGORITHMS, OVERLAP, KeyRing
 from agentgw.sts.mint import Minter
 
 GATEWAY = "https://gw.example.com"
@@ -129,7 +131,9 @@ def test_looks_at_the_file_once_a_second_at_most(tmp_path: Path) -> None:
     assert ours.refresh() is False
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"current": {"pem": "x"}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"current": {"pem": "x"}}', '{"rings": {"HS256": {}}}']
+)
 def test_a_damaged_file_never_stops_a_running_process(tmp_path: Path, content: str) -> None:
     ring = KeyRing(tmp_path)
     kid = ring.current.kid
@@ -144,8 +148,10 @@ def test_an_error_about_a_key_file_quotes_no_key(tmp_path: Path) -> None:
     KeyRing(tmp_path)
     file = tmp_path / "keys" / "tokens.json"
     state = json.loads(file.read_text())
-    secret = state["current"]["pem"].splitlines()[1]
-    state["current"]["pem"] = state["current"]["pem"].replace("BEGIN", "BIGIN")
+    secret = state["rings"]["ES256"]["current"]["pem"].splitlines()[1]
+    state["rings"]["ES256"]["current"]["pem"] = state["rings"]["ES256"]["current"]["pem"].replace(
+        "BEGIN", "BIGIN"
+    )
     file.write_text(json.dumps(state))
     with pytest.raises(Unavailable) as caught:
         KeyRing(tmp_path)
@@ -167,3 +173,136 @@ def test_says_so_when_no_key_can_be_written(tmp_path: Path) -> None:
 
 def test_no_repr_shows_a_key(tmp_path: Path) -> None:
     assert "private" not in repr(KeyRing(tmp_path).current).lower()
+
+
+def test_every_algorithm_has_keys_of_its_own_bound_to_it(tmp_path: Path) -> None:
+    published = KeyRing(tmp_path, algorithms=ALGORITHMS).jwks()["keys"]
+    found = [(jwk["alg"], jwk["kty"], jwk["use"]) for jwk in published]
+    assert found == [
+        (alg, kty, "sig")
+        for alg, kty in (("ES256", "EC"), ("EdDSA", "OKP"), ("RS256", "RSA"))
+        for _ in range(2)
+    ]
+    assert len({jwk["kid"] for jwk in published}) == 6
+    assert all(jwk.keys().isdisjoint({"d", "p", "q", "k"}) for jwk in published)
+    assert {len(jwk["n"]) * 6 // 8 * 8 for jwk in published if jwk["kty"] == "RSA"} == {3072}
+
+
+def test_a_kid_is_the_thumbprint_of_its_key(tmp_path: Path) -> None:
+    required = {
+        "EC": ("crv", "kty", "x", "y"),
+        "OKP": ("crv", "kty", "x"),
+        "RSA": ("e", "kty", "n"),
+    }
+    for jwk in KeyRing(tmp_path, algorithms=ALGORITHMS).jwks()["keys"]:
+        members = {name: jwk[name] for name in required[jwk["kty"]]}
+        text = json.dumps(members, separators=(",", ":")).encode()
+        assert jwk["kid"] == b64url(hashlib.sha256(text).digest())
+
+
+def test_keys_for_a_new_algorithm_leave_the_others_alone(tmp_path: Path) -> None:
+    running = KeyRing(tmp_path)
+    before = kids(running)
+    made = KeyRing(tmp_path, algorithms=["ES256", "EdDSA"])
+    assert kids(made)[:2] == before and len(kids(made)) == 4
+    assert notice(running) and kids(running) == kids(made)
+
+
+def test_rotating_one_algorithm_leaves_the_others_alone(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path, algorithms=["ES256", "EdDSA"])
+    first, second = ring.signing["ES256"], ring.signing["EdDSA"]
+    assert ring.rotate(0, "EdDSA").alg == "EdDSA"
+    assert ring.signing["ES256"].kid == first.kid
+    assert ring.signing["EdDSA"].kid != second.kid
+
+
+def test_rotating_an_algorithm_without_keys_publishes_its_first(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path)
+    assert ring.rotate(alg="EdDSA").kid in kids(ring)
+
+
+def test_of_a_replaced_key_only_the_public_half_is_kept(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path)
+    file = tmp_path / "keys" / "tokens.json"
+    first, private = (
+        ring.current.kid,
+        json.loads(file.read_text())["rings"]["ES256"]["current"]["pem"],
+    )
+    ring.rotate(min_age=0)
+    kept = ring.key(first)
+    assert kept is not None and kept.sign is None
+    assert private.splitlines()[1] not in file.read_text()
+
+
+def test_a_file_from_when_there_was_one_algorithm_goes_on(tmp_path: Path) -> None:
+    first = KeyRing(tmp_path)
+    first.rotate(min_age=0)
+    before = kids(first)
+    file = tmp_path / "keys" / "tokens.json"
+    old = json.loads(file.read_text())["rings"]["ES256"]
+    del old["since"]
+    file.write_text(json.dumps(old))
+    again = KeyRing(tmp_path, algorithms=["ES256", "EdDSA"])
+    assert kids(again)[:3] == before and len(kids(again)) == 5
+
+
+def test_a_replaced_key_is_not_published_beyond_the_overlap(tmp_path: Path) -> None:
+    clock = Clock()
+    ring = KeyRing(tmp_path, clock=clock)
+    first = ring.current.kid
+    ring.rotate(min_age=0)
+    clock.now += OVERLAP - 1
+    assert first in kids(ring) and ring.key(first) is not None
+    clock.now += 1
+    assert first not in kids(ring) and ring.key(first) is None
+
+
+def test_a_schedule_rotates_what_is_due_and_nothing_else(tmp_path: Path) -> None:
+    clock = Clock()
+    ring = KeyRing(tmp_path, clock=clock)
+    clock.now += 500
+    ring.need(["EdDSA"])
+    first = {alg: key.kid for alg, key in ring.signing.items()}
+    clock.now += 99
+    assert ring.rotate_due(600) == []
+    clock.now += 1
+    assert [key.alg for key in ring.rotate_due(600)] == ["ES256"]
+    assert ring.current.kid != first["ES256"]
+    assert ring.signing["EdDSA"].kid == first["EdDSA"]
+    assert ring.rotate_due(600) == []
+    clock.now += 600
+    assert [key.alg for key in ring.rotate_due(600)] == ["ES256", "EdDSA"]
+
+
+def test_a_schedule_counts_from_the_last_rotation_by_hand(tmp_path: Path) -> None:
+    clock = Clock()
+    ring = KeyRing(tmp_path, clock=clock)
+    clock.now += 500
+    ring.rotate()
+    clock.now += 599
+    assert ring.rotate_due(600) == []
+    clock.now += 1
+    assert len(ring.rotate_due(600)) == 1
+
+
+def test_a_schedule_never_lets_a_key_sign_that_nobody_has_seen(tmp_path: Path) -> None:
+    clock = Clock()
+    ring = KeyRing(tmp_path, clock=clock)
+    clock.now += 59
+    assert ring.rotate_due(10) == []
+    clock.now += 1
+    assert len(ring.rotate_due(10)) == 1
+
+
+def _rotate_due(folder: str) -> int:
+    later = Clock()
+    later.now += 1000
+    return len(KeyRing(Path(folder), clock=later).rotate_due(600))
+
+
+def test_of_several_processes_exactly_one_rotates(tmp_path: Path) -> None:
+    before = kids(KeyRing(tmp_path, clock=Clock()))
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        rotated = pool.map(_rotate_due, [str(tmp_path)] * 8, chunksize=1)
+    assert sorted(rotated) == [0] * 7 + [1]
+    assert KeyRing(tmp_path).current.kid == before[1]

@@ -482,6 +482,19 @@ async def test_endless_words_on_standard_error_are_capped() -> None:
         assert [len(line) for line in last_words(server)] == [300, 4]
 
 
+async def test_what_it_was_given_in_its_environment_does_not_show_in_its_last_words() -> None:
+    code = "import os, sys; sys.exit('x' * 290 + ' key ' + os.environ['API_KEY'] + '; ' + os.environ['MODE'])"
+    env = {"API_KEY": "a-key-of-16-or-more-letters", "MODE": "quick"}
+    async with running("-c", code.replace("'x' * 290 + ", ""), env=env) as server:
+        with pytest.raises(UpstreamFailed) as caught:
+            await server.request("x", None, deadline=at(10))
+        assert caught.value.reason.endswith("key [hidden]; quick")
+    async with running("-c", code, env=env) as server:
+        with pytest.raises(UpstreamFailed) as caught:
+            await server.request("x", None, deadline=at(10))
+        assert "a-key" not in caught.value.reason, "not even where its line is cut"
+
+
 # Environment
 
 

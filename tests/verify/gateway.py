@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentgw.core.call_token import call_claims, call_parts, params_digest, tool_digest
+from agentgw.core.canonical import b64url
 from agentgw.core.principal import Caller, Hop, Inbound, Subject
 from agentgw.sts.keys import KeyRing
 from agentgw.sts.mint import Minter
@@ -79,7 +81,10 @@ class FakeGateway:
         return CallVerifier(GATEWAY, TICKETS, client=self.client, clock=self.clock, **more)
 
     def claims(
-        self, message: dict[str, Any] | None = None, caller: Caller | None = CODER
+        self,
+        message: dict[str, Any] | None = None,
+        caller: Caller | None = CODER,
+        jkt: str | None = None,
     ) -> dict[str, Any]:
         method, identifier, params = call_parts(MESSAGE if message is None else message)
         self._made += 1
@@ -97,6 +102,7 @@ class FakeGateway:
             now=NOW,
             jti=f"j-{self._made}",
             txn="t-own",
+            jkt=jkt,
         )
 
     def opening_claims(self, http_method: str) -> dict[str, Any]:
@@ -110,6 +116,14 @@ class FakeGateway:
 
     def sign(self, claims: dict[str, Any], typ: str = "at+jwt") -> str:
         return self.minter.sign(claims, typ).decode()
+
+    def sign_raw(self, body: bytes) -> str:
+        """A token whose claims are just these bytes."""
+        key = self.keyring.current
+        assert key.sign is not None
+        header = json.dumps({"alg": "ES256", "typ": "at+jwt", "kid": key.kid}).encode()
+        signed = f"{b64url(header)}.{b64url(body)}"
+        return f"{signed}.{b64url(key.sign(signed.encode()))}"
 
     def token(self, message: dict[str, Any] | None = None, caller: Caller | None = CODER) -> str:
         return self.sign(self.claims(message, caller))

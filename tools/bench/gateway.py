@@ -10,12 +10,12 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import agentgw.app.composition
+import agentgw.app
 import agentgw.config
 import agentgw.gateway.call
 from agentgw.app import App
@@ -82,22 +82,25 @@ class OneToken:
         self._real = real
         self._token: bytes | None = None
 
-    def sign(self, claims: Mapping[str, Any], typ: str = "at+jwt") -> bytes:
+    async def mint(
+        self, claims: Mapping[str, Any], typ: str = "at+jwt", alg: str = "ES256"
+    ) -> bytes:
         if "act" not in claims:
-            return self._real.sign(claims, typ)
+            return await self._real.mint(claims, typ, alg)
         if self._token is None:
-            self._token = self._real.sign(claims, typ)
+            self._token = await self._real.mint(claims, typ, alg)
         return self._token
 
 
 class NoJournal(Journal):
     """Writes nothing: neither are records made up, nor do they reach the log."""
 
-    async def open(
+    def begin(
         self, incoming: Incoming, server: Server | None, name: str | None, **_: Any
-    ) -> Entry:
+    ) -> tuple[Entry, Awaitable[int]]:
         caller, method = incoming.caller, incoming.message.method
-        return Entry(incoming.event_id, None, "", method, name, caller.subject, 0.0)
+        entry = Entry(incoming.event_id, None, "", method, name, caller.subject, 0.0)
+        return entry, asyncio.sleep(0, 0)
 
     def close(self, entry: Entry, outcome: str, **_: Any) -> None:
         return None
@@ -125,11 +128,8 @@ class OnePlan:
             return plan_token(issuer, random, caller, server, *asked)
         if self._plan is None:
             self._plan = plan_token(issuer, random, caller, server, *asked)
-        elif self._digest:
-            unsigned = replace(server, audience=None)
-            fresh = plan_token(issuer, random, caller, unsigned, *asked)
-            return self._plan._replace(params_digest=fresh.params_digest)
-        return self._plan
+        _, digest, *_ = asked
+        return self._plan._replace(params_digest=digest) if self._digest else self._plan
 
 
 class Relay:
@@ -179,6 +179,8 @@ def switch_off(app: App, without: Collection[str]) -> None:
         here = replace(here, minter=OneToken(here.minter))
         plan = OnePlan(digest="audit" not in without)
         vars(agentgw.gateway.call)["plan_token"] = plan
+        if "audit" in without:
+            vars(agentgw.gateway.call)["digest_of"] = lambda *_: ""
     gateway.here, app.downstream.door = here, door
 
 
@@ -194,7 +196,7 @@ def main() -> None:
     if "fsync" in without:
         vars(os)["fdatasync"] = lambda descriptor: None
     serve_module = sys.modules["agentgw.app.serve"]
-    build = agentgw.app.composition.build
+    build = agentgw.app.build
 
     async def build_without(config: Config, worker: int = 1) -> App:
         app = await build(config, worker)

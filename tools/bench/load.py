@@ -46,10 +46,16 @@ class Cell:
 
 
 class Run:
-    """What the connections of one cell share."""
+    """What the connections of one cell share.
 
-    def __init__(self, request: bytes) -> None:
+    `right` judges a body. `interval` is the seconds between two requests of one connection, 0 for as
+    fast as the answers come; a request that goes out late counts from when it was due.
+    """
+
+    def __init__(self, request: bytes, right: Callable[[bytes], bool], interval: float) -> None:
         self.request = request
+        self.right = right
+        self.interval = interval
         self.latencies: array[float] = array("d")
         self.measuring = False
         self.stopped = False
@@ -64,6 +70,23 @@ class Run:
         self.first_error = self.first_error or reason
         if self.errors >= _MAX_ERRORS:
             self.failed.set()
+
+
+class Different:
+    """Judges token answers: each must bring a token that none before it was."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def is_new_token(self, body: bytes) -> bool:
+        """Whether `body` is a token endpoint's success with a token of its own."""
+        try:
+            signature = json.loads(body)["access_token"].rpartition(".")[2]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+        new = signature not in self._seen
+        self._seen.add(signature)
+        return new
 
 
 class Connection(asyncio.Protocol):
@@ -97,9 +120,17 @@ class Connection(asyncio.Protocol):
         if not self._answered:
             self._answered = True
             run.unanswered -= 1
-        if not run.stopped:
-            self._started = now
+        if run.stopped:
+            return
+        self._started = max(self._started + run.interval, now if run.interval == 0 else 0.0)
+        if self._started <= now:
             self._transport.write(run.request)
+        else:
+            asyncio.get_running_loop().call_later(self._started - now, self._send)
+
+    def _send(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(self._run.request)
 
     def _read_slowly(self, data: bytes) -> None:
         """An answer in pieces, chunked, as an event stream, or wrong."""
@@ -112,7 +143,7 @@ class Connection(asyncio.Protocol):
             return
         if answer.complete:
             self._answer = None
-            if answer.status != 200 or not is_expected(answer.body):
+            if answer.status != 200 or not self._run.right(answer.body):
                 self._run.error(f"{answer.status}: {answer.body[:200]!r}")
             self._next()
 
@@ -125,14 +156,23 @@ class Connection(asyncio.Protocol):
                 self._reconnect()
 
 
-async def measure(port: int, request: bytes, c: int, seconds: float, pid: int) -> Cell:
-    """Load 127.0.0.1:`port` with `c` connections for `seconds` after a warm-up.
+async def measure(
+    port: int,
+    request: bytes,
+    c: int,
+    seconds: float,
+    pid: int,
+    right: Callable[[bytes], bool] = is_expected,
+    rate: float = 0,
+) -> Cell:
+    """Load 127.0.0.1:`port` with `c` connections for `seconds` after a warm-up, with `rate` requests a
+    second in all (0: as fast as the answers come).
 
     The window grows up to five times where the server is too slow for two answers per connection.
     `pid` is the root of the server's process tree. Raises OSError where nothing listens.
     """
     loop = asyncio.get_running_loop()
-    run = Run(request)
+    run = Run(request, right, c / rate if rate else 0.0)
     pending: set[asyncio.Task[None]] = set()
 
     async def connect() -> None:
@@ -147,8 +187,10 @@ async def measure(port: int, request: bytes, c: int, seconds: float, pid: int) -
         pending.add(task)
         task.add_done_callback(pending.discard)
 
-    for _ in range(c):
+    for number in range(c):
         await connect()
+        if rate and number:
+            await asyncio.sleep(1 / rate)
     await _wait(run, _WARM_SECONDS, 5 * seconds + 5, lambda: run.unanswered == 0)
     cpu, started = cpu_seconds(pid), perf_counter()
     run.measuring = True
@@ -199,9 +241,14 @@ def main() -> None:
     parser.add_argument("--c", type=int, required=True, help="connections")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--pid", type=int, required=True, help="root of the server's process tree")
+    parser.add_argument("--rate", type=float, default=0, help="requests a second; 0: no limit")
+    parser.add_argument("--token", action="store_true", help="a new access_token is the answer")
     given = parser.parse_args()
     request = given.request.read_bytes()
-    cell = uvloop.run(measure(given.port, request, given.c, given.seconds, given.pid))
+    right = Different().is_new_token if given.token else is_expected
+    cell = uvloop.run(
+        measure(given.port, request, given.c, given.seconds, given.pid, right, given.rate)
+    )
     json.dump(asdict(cell), sys.stdout)
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from timeit import Timer
 from typing import Any
 
@@ -25,6 +28,8 @@ from wire import CALL_BODY, SERVER, TOOL
 
 from agentgw.core.canonical import b64url, canonical_json
 from agentgw.mcp.message import encode, parse_message
+from agentgw.sts.keys import ALGORITHMS, KeyRing
+from agentgw.sts.mint import Minter
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
 _NOW = int(time.time())
@@ -63,6 +68,13 @@ def sign_with_pyjwt() -> str:
     return jwt.encode(_CLAIMS, _KEY, "ES256", headers={"kid": "k1", "typ": "at+jwt"})
 
 
+def _minted() -> dict[str, Callable[[], object]]:
+    """What `agentgw serve` signs with, by algorithm."""
+    with tempfile.TemporaryDirectory() as folder:
+        minter = Minter(KeyRing(Path(folder), algorithms=ALGORITHMS), _GATEWAY)
+    return {f"sign, Minter {alg}": partial(minter.sign, _CLAIMS, alg=alg) for alg in ALGORITHMS}
+
+
 def _verifications() -> dict[str, Callable[[], object]]:
     issuer = Issuer()
     token = issuer.user_token("https://idp.example.com", f"{_GATEWAY}/mcp")
@@ -84,6 +96,7 @@ def operations() -> dict[str, Callable[[], object]]:
     return {
         "sign, PyJWT": sign_with_pyjwt,
         "sign, cryptography": sign_directly,
+        **_minted(),
         **_verifications(),
         "JCS of params, own": lambda: canonical_json(_PARAMS),
         "JCS of params, rfc8785": lambda: rfc8785.dumps(_PARAMS),

@@ -67,6 +67,7 @@ def running(
     *,
     core: int | None = None,
     env: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
     stdout: int | IO[bytes] | None = None,
 ) -> Iterator[Child]:
     """Run `command` until the block ends; its output goes to a log in `folder`.
@@ -75,8 +76,12 @@ def running(
     killed outright.
     """
 
+    parent = os.getpid()
+
     def prepare() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)  # it died before it could be watched
         if core is not None:
             os.sched_setaffinity(0, {core})
 
@@ -84,7 +89,7 @@ def running(
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output if stdout is None else stdout,
             stderr=output,
             env={**os.environ, **(env or {})},
@@ -103,8 +108,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_SECONDS)
-    if process.stdout:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
 
 
 @contextlib.contextmanager

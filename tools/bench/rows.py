@@ -215,7 +215,7 @@ def _gateway(without: Sequence[str], under: Ground, folder: Path) -> Iterator[Ta
     """The product itself where nothing is switched off, else the bench's composition of it."""
     port = free_port()
     config = folder / "agentgw.yaml"
-    config.write_text(json.dumps(_gateway_config(under, folder, port)))
+    config.write_text(json.dumps(gateway_config(under, folder, port)))
     config.chmod(0o600)
     program = ["-m", "agentgw", "serve"]
     if without:
@@ -228,7 +228,7 @@ def _gateway(without: Sequence[str], under: Ground, folder: Path) -> Iterator[Ta
         yield Target(port, call_request(port, _PATH, token), child)
 
 
-def _gateway_config(under: Ground, folder: Path, port: int) -> dict[str, object]:
+def gateway_config(under: Ground, folder: Path, port: int) -> dict[str, object]:
     public_url = f"http://127.0.0.1:{port}"
     resource = f"{under.upstream_url}/mcp"
     client = {"issuer": ALIAS, "client_id": CLIENT, "confidential": True}

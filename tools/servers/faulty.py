@@ -26,6 +26,12 @@ from echo_tools import MODERN, TOOLS, Message, Recorder, respond
 
 VERSION = "mcp-protocol-version"
 MIB = 1 << 20
+SHAPES: dict[str, Callable[[int], object]] = {
+    "text": lambda size: "x" * size,
+    "members": lambda size: {f"k{number:06}": 1 for number in range(size // 14)},
+    "numbers": lambda size: [0.5] * (size // 5),
+}
+"""What fills a message with about so many bytes of JSON: one value, or as many as will go in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,11 @@ async def die(request: Request, writer: asyncio.StreamWriter) -> None:
 async def status_500(request: Request, writer: asyncio.StreamWriter) -> None:
     """Answer 500 with a page."""
     writer.write(whole("500 Internal Server Error", b"<h1>Oops</h1>", "Content-Type: text/html"))
+
+
+async def status_401(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Refuse whatever credential came."""
+    writer.write(whole("401 Unauthorized", b"", 'WWW-Authenticate: Bearer error="invalid_token"'))
 
 
 async def huge(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -185,10 +196,33 @@ async def compressed(request: Request, writer: asyncio.StreamWriter) -> None:
     writer.write(whole("200 OK", body, "Content-Type: application/json", "Content-Encoding: gzip"))
 
 
+async def large(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Answer properly, with `?mib=1` MiB of `?shape=text` (SHAPES), as an event with `?sse=1`.
+
+    A tools/list gets a thousand tools of 2 KiB each.
+    """
+    shape = SHAPES[request.query.get("shape", "text")]
+    content = shape(int(float(request.query.get("mib", "1")) * MIB))
+    result: Message = {"resultType": "complete"}
+    if request.message.get("method") == "tools/list":
+        schema = {"type": "object", "properties": {"x": {"title": "x" * 2000}}}
+        tools = [{"name": f"tool{n}", "inputSchema": schema} for n in range(1000)]
+        result |= {"tools": tools, "ttlMs": 60000, "cacheScope": "public"}
+    else:
+        result |= {"content": [], "structuredContent": {"large": content}}
+    message = {"jsonrpc": "2.0", "id": request.message.get("id"), "result": result}
+    if "sse" in request.query:
+        writer.write(SSE + event(message) + b"0\r\n\r\n")
+    else:
+        writer.write(as_json(message))
+    await writer.drain()
+
+
 FAULTS: dict[str, Fault] = {
-    "close": close, "die": die, "500": status_500, "huge": huge, "garbage": garbage,
+    "close": close, "die": die, "500": status_500, "401": status_401, "huge": huge, "garbage": garbage,
     "drip": drip, "redirect": redirect, "headers": headers, "deep": deep, "wrong-id": wrong_id,
     "not-json": not_json, "sse-endless": sse_endless, "sse-cut": sse_cut, "gzip": compressed,
+    "large": large,
 }  # fmt: skip
 
 

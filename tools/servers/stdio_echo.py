@@ -1,9 +1,11 @@
 """A light MCP tool server over standard input and output, standard library only.
 
     python tools/servers/stdio_echo.py [--era modern|handshake|both] [--noise] [--record FILE]
+                                        [--environ FILE]
 
 Tools: echo, fail, progress, structured, slow, die, env. `--noise` writes to standard error and prints
-lines on standard output that are no JSON-RPC. `--record FILE` appends each message received.
+lines on standard output that are no JSON-RPC. `--record FILE` appends each message received,
+`--environ FILE` holds the environment and arguments it was started with.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
+from pathlib import Path
 
 from echo_tools import MODERN, PROCESS_TOOLS, TOOLS, Message, Recorder, respond
 
@@ -78,7 +82,10 @@ def main() -> None:
     parser.add_argument("--era", choices=("modern", "handshake", "both"), default="both")
     parser.add_argument("--noise", action="store_true")
     parser.add_argument("--record", metavar="FILE")
+    parser.add_argument("--environ", metavar="FILE", type=Path)
     options = parser.parse_args()
+    if options.environ is not None:
+        options.environ.write_text(json.dumps({"environ": dict(os.environ), "argv": sys.argv}))
     asyncio.run(Server(options.era, options.noise, Recorder(options.record)).run())
 
 

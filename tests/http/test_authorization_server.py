@@ -8,9 +8,8 @@ from typing import Any
 
 import jwt
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
 
+from agentgw.core.authorization_details import TOOL_DETAILS
 from agentgw.core.exchange_request import ACCESS_TOKEN, GRANT_TYPE
 from agentgw.errors import InvalidToken
 from tests.sts.sts_under_test import (
@@ -30,13 +29,6 @@ from tests.sts.sts_under_test import (
 
 pytestmark = pytest.mark.anyio
 FORM_TYPE = {"Content-Type": "application/x-www-form-urlencoded"}
-
-
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[StsUnderTest]:
-    made = StsUnderTest(tmp_path)
-    async with made.client:
-        yield made
 
 
 async def test_the_story_comes_true_to_the_letter(service: StsUnderTest) -> None:
@@ -143,7 +135,9 @@ REFUSED: dict[str, tuple[dict[str, str | None], int, str]] = {
     ),
     "an actor_token": ({"actor_token": "x", "actor_token_type": ACCESS_TOKEN}, 400, "invalid_request"),
     "an actor_token_type alone": ({"actor_token_type": ACCESS_TOKEN}, 400, "invalid_request"),
-    "authorization_details": ({"authorization_details": "[]"}, 400, "invalid_request"),
+    "no authorization_details": (
+        {"authorization_details": "[]"}, 400, "invalid_authorization_details",
+    ),
     "no target": ({"resource": None}, 400, "invalid_request"),
     "two targets": ({"audience": TIME}, 400, "invalid_target"),
     "a relative target": ({"resource": "/mcp"}, 400, "invalid_target"),
@@ -258,7 +252,7 @@ async def test_refuses_a_client_that_proves_nothing(
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
     assert answer.headers["www-authenticate"].startswith("Basic ")
     assert service.records == []
-    assert service.refused == ["127.0.0.1"]
+    assert [(source, at) for source, at, _ in service.refused] == [("127.0.0.1", "/oauth/token")]
 
 
 async def test_a_public_client_gets_no_exchange(service: StsUnderTest) -> None:
@@ -340,13 +334,16 @@ async def test_the_metadata_lists_what_exists(service: StsUnderTest) -> None:
         metadata = answer.json()
         assert metadata["issuer"] == GATEWAY
         assert metadata["grant_types_supported"] == [GRANT_TYPE]
-        for name in ("token_endpoint", "jwks_uri"):
+        assert metadata["authorization_details_types_supported"] == [TOOL_DETAILS]
+        for name in (
+            "token_endpoint", "jwks_uri", "revocation_endpoint", "introspection_endpoint",
+        ):  # fmt: skip
             reached = await service.client.get(metadata[name])
             assert reached.status_code in (200, 405)
         for name in metadata:
             assert name not in (
                 "authorization_endpoint",
-                "introspection_endpoint",
+                "registration_endpoint",
                 "scopes_supported",
             )
 
@@ -360,20 +357,19 @@ async def test_public_keys_hold_nothing_private(service: StsUnderTest) -> None:
 
 
 async def test_too_many_at_once_are_told_to_wait(tmp_path: Path) -> None:
-    service = StsUnderTest(tmp_path)
-    service.endpoint._free = 0
-    async with service.client:
+    service = StsUnderTest(tmp_path / "none", max_in_flight=0)
+    async with service:
         answer = await service.exchange(service.idp_token(), MCP)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        service.endpoint._free = 1
+    service = StsUnderTest(tmp_path / "one", max_in_flight=1)
+    async with service:
         for _ in range(3):
             assert (await service.exchange(service.idp_token(), MCP)).status_code == 200
 
 
 async def test_unfinished_bodies_and_strangers_hold_no_place(tmp_path: Path) -> None:
-    service = StsUnderTest(tmp_path)
-    service.endpoint._free = 1
-    async with service.client:
+    service = StsUnderTest(tmp_path, max_in_flight=1)
+    async with service:
         started = asyncio.Event()
 
         async def unfinished() -> AsyncIterator[bytes]:
@@ -382,17 +378,20 @@ async def test_unfinished_bodies_and_strangers_hold_no_place(tmp_path: Path) -> 
             await asyncio.Event().wait()
 
         async def never() -> Any:
-            return await service.endpoint.token(Request(scope, receive))
+            return await service.app(scope, receive, nothing)
 
         chunks = unfinished()
         scope = {
-            "type": "http", "method": "POST", "path": "/oauth/token", "query_string": b"",
+            "type": "http", "method": "POST", "path": "/oauth/token", "root_path": "", "query_string": b"",
             "client": ("192.0.2.1", 1),
             "headers": [(b"content-type", FORM_TYPE["Content-Type"].encode())],
         }  # fmt: skip
 
         async def receive() -> Any:
             return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+
+        async def nothing(message: Any) -> None:
+            raise AssertionError(message)
 
         waiting = asyncio.create_task(never())
         try:
@@ -404,10 +403,14 @@ async def test_unfinished_bodies_and_strangers_hold_no_place(tmp_path: Path) -> 
             await asyncio.wait([waiting])
 
 
-def test_the_routes_can_be_mounted(tmp_path: Path) -> None:
-    app = Starlette(routes=StsUnderTest(tmp_path).endpoint.routes())
-    assert {getattr(route, "path", "") for route in app.routes} == {
+async def test_the_routes_can_be_mounted(service: StsUnderTest) -> None:
+    assert {getattr(route, "path", "") for route in service.app.routes} == {
         "/oauth/token",
+        "/oauth/par",
+        "/oauth/device_authorization",
+        "/oauth/register",
+        "/oauth/revoke",
+        "/oauth/introspect",
         "/oauth/jwks.json",
         "/.well-known/oauth-authorization-server",
         "/.well-known/openid-configuration",

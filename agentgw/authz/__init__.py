@@ -1,0 +1,1 @@
+"""The gateway as authorization server towards people and their clients: login, consent, codes."""
