@@ -29,6 +29,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from tests.launched import Forked, Running
+
 ROOT = Path(__file__).parent.parent
 MODERN = "2026-07-28"
 START_SECONDS = 20.0
@@ -182,7 +184,7 @@ class Gateway:
     folder: Path
     issuer: Issuer
     config: dict[str, Any]
-    process: subprocess.Popen[bytes] | None = None
+    process: Running | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     transport: Callable[[], httpx2.BaseTransport] = lambda: httpx2.HTTPTransport(verify=NO_TLS)
@@ -216,22 +218,20 @@ class Gateway:
     def start(self, ready: bool = True) -> Gateway:
         """Start the process; by default returns once it is ready and has asked all servers."""
         self.write()
-        with (self.folder / "stderr.txt").open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "agentgw",
-                    "serve",
-                    "--config",
-                    str(self.file),
-                    *self.arguments,
-                ],
-                cwd=self.folder,
-                stderr=stderr,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **self.env},
-                preexec_fn=self.preexec,
-            )
+        said = self.folder / "stderr.txt"
+        arguments = ("serve", "--config", str(self.file), *self.arguments)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **self.env}
+        if self.arguments or self.preexec:
+            with said.open("ab") as stderr:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "agentgw", *arguments],
+                    cwd=self.folder,
+                    stderr=stderr,
+                    env=env,
+                    preexec_fn=self.preexec,
+                )
+        else:
+            self.process = Forked(arguments, self.folder, said, env)
         if ready:
             wait_for(self.is_ready, "the gateway to be ready")
         return self

@@ -3,6 +3,8 @@
 # AGENTGW_PYTHON from which interpreter (the first of 3.11 or newer found).
 venv=${AGENTGW_VENV:-.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+# Hundreds of processes read the same code: it is compiled once.
+unset PYTHONDONTWRITEBYTECODE
 
 find_python() {
     for python in ${AGENTGW_PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do

@@ -1,0 +1,92 @@
+"""Gateways as processes that were forked from one which has read all of agentgw's code already.
+
+Reading it is most of what a start costs, and the tests start hundreds. What they start with flags
+or limits of its own is a cold `python -m agentgw` instead.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Protocol
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["agentgw.cli", "agentgw.app", "uvloop", "httptools", __name__])
+
+
+class Running(Protocol):
+    """What tests do with a process: the part of `subprocess.Popen` that `Forked` has too."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit code; `TimeoutExpired` after `timeout` seconds."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, unless it is gone."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class Forked:
+    """`agentgw ARGUMENTS...` in `folder`, its stderr going to the end of the file `stderr`."""
+
+    def __init__(
+        self, arguments: tuple[str, ...], folder: Path, stderr: Path, env: Mapping[str, str]
+    ) -> None:
+        self._process: ForkServerProcess = _FORKS.Process(
+            target=_main, args=(arguments, folder, stderr, dict(env))
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit code; `TimeoutExpired` after `timeout` seconds."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired("agentgw", timeout or 0)
+        return code
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, unless it is gone."""
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _main(arguments: tuple[str, ...], folder: Path, stderr: Path, env: dict[str, str]) -> None:
+    """What the forked process does: what `python -m agentgw` would."""
+    from agentgw.cli import main
+
+    os.chdir(folder)
+    with stderr.open("ab") as said:
+        os.dup2(said.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = ["agentgw", *arguments]
+    main()
