@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from tests.launched import Forked, Running
+from tests.launched import Forked
 
 ROOT = Path(__file__).parent.parent
 MODERN = "2026-07-28"
@@ -184,7 +184,7 @@ class Gateway:
     folder: Path
     issuer: Issuer
     config: dict[str, Any]
-    process: Running | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     transport: Callable[[], httpx2.BaseTransport] = lambda: httpx2.HTTPTransport(verify=NO_TLS)
@@ -277,6 +277,12 @@ class Gateway:
             self.process.send_signal(number)
         return self.process.wait(60)
 
+    def kill(self) -> None:
+        """End it at once, if it is still there."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
     def records(self) -> list[dict[str, Any]]:
         """All records of all its logs; a line that is being written is none yet."""
         files = sorted((self.state / "log").glob("*/*.jsonl"))
@@ -303,9 +309,7 @@ def gateway(
     try:
         yield running.start(ready)
     finally:
-        if running.process is not None and running.process.poll() is None:
-            running.process.kill()
-            running.process.wait(10)
+        running.kill()
 
 
 @contextlib.contextmanager

@@ -14,34 +14,16 @@ import sys
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Protocol
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["agentgw.cli", "agentgw.app", "uvloop", "httptools", __name__])
 
 
-class Running(Protocol):
-    """What tests do with a process: the part of `subprocess.Popen` that `Forked` has too."""
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-
-    def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end and return its exit code; `TimeoutExpired` after `timeout` seconds."""
-
-    def send_signal(self, sig: int) -> None:
-        """Send it a signal, unless it is gone."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-
 class Forked:
-    """`agentgw ARGUMENTS...` in `folder`, its stderr going to the end of the file `stderr`."""
+    """`agentgw ARGUMENTS...` in `folder`, its stderr going to the end of the file `stderr`.
+
+    It has what tests use of a `subprocess.Popen`, by the same names.
+    """
 
     def __init__(
         self, arguments: tuple[str, ...], folder: Path, stderr: Path, env: Mapping[str, str]

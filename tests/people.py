@@ -249,6 +249,4 @@ def place(
         try:
             yield Place(running.start(), issuer)
         finally:
-            if running.process is not None and running.process.poll() is None:
-                running.process.kill()
-                running.process.wait(10)
+            running.kill()

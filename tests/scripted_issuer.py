@@ -167,6 +167,4 @@ def scene(folder: Path, **login: Any) -> Iterator[Scene]:
         try:
             yield Scene(running.start(), issuer)
         finally:
-            if running.process is not None and running.process.poll() is None:
-                running.process.kill()
-                running.process.wait(10)
+            running.kill()

@@ -33,9 +33,7 @@ def recorded_gateway(
         try:
             yield gw.start(), canary
         finally:
-            if gw.process is not None and gw.process.poll() is None:
-                gw.process.kill()
-                gw.process.wait(10)
+            gw.kill()
 
 
 def exchange(gw: Gateway) -> httpx2.Response:

@@ -66,9 +66,7 @@ def stopped_after(gw: Gateway) -> Iterator[Gateway]:
     try:
         yield gw
     finally:
-        if gw.process is not None and gw.process.poll() is None:
-            gw.process.kill()
-            gw.process.wait(10)
+        gw.kill()
 
 
 def assert_leaves(gw: Gateway, code: int, *words: str) -> None:
