@@ -107,6 +107,8 @@ class Child:
             raise UpstreamFailed(
                 f"cannot be started: {command!r}{where}: {error.strerror}"
             ) from None
+        if child._reason is not None:  # for what it wrote while its pipes were attached
+            child._signal(signal.SIGKILL)
         return child
 
     @property

@@ -228,6 +228,8 @@ class StdioServer:
             raise
         await self._greet(self._child)
         if not self._child.running:
+            # Its input closes before its end is known, and with it why.
+            await self._child.gone()
             raise UpstreamFailed(self._failure or "ended right after its start")
         self._ready = True
         self._failure = None

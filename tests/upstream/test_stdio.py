@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from agentgw.errors import UpstreamFailed
-from agentgw.upstream.child import child_environment
+from agentgw.upstream.child import Child, child_environment
+from agentgw.upstream.spawn import Process
 from agentgw.upstream.stdio import StdioServer
 
 pytestmark = pytest.mark.anyio
@@ -391,6 +392,42 @@ async def test_a_process_that_closes_its_input_is_replaced() -> None:
 
 
 # Hostile output
+
+
+async def test_an_end_that_is_half_seen_while_it_starts_is_waited_for() -> None:
+    async def input_is_closed(server: StdioServer) -> None:
+        assert server._child is not None
+        while server._child.running:
+            await asyncio.sleep(0.01)
+
+    code = "import os, time; os.close(0); time.sleep(60)"
+    async with running("-c", code, on_start=input_is_closed) as server:
+        with pytest.raises(UpstreamFailed) as caught:
+            await server.request("x", None, deadline=at(10))
+        assert caught.value.reason == server.failure == "closed its standard input"
+
+
+async def test_garbage_that_comes_while_its_pipes_are_attached_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attach, heard = Process.connect, asyncio.Event()
+    take = Child.pipe_data_received
+
+    async def attach_slowly(process: Process) -> None:
+        await attach(process)
+        await asyncio.wait_for(heard.wait(), 10)
+
+    def hear(child: Child, fd: int, data: bytes) -> None:
+        take(child, fd, data)
+        heard.set()
+
+    monkeypatch.setattr(Process, "connect", attach_slowly)
+    monkeypatch.setattr(Child, "pipe_data_received", hear)
+    code = "import os, sys; os.write(1, b'no\\n' * 100); sys.stdin.read()"
+    async with running("-c", code, backoff=(0.01, 1.0)) as server:
+        for _ in range(2):
+            with pytest.raises(UpstreamFailed, match="100 lines in a row that are no JSON-RPC"):
+                await server.request("x", None, deadline=at(10))
 
 
 async def test_lines_that_are_no_json_rpc_are_skipped() -> None:
