@@ -10,8 +10,10 @@ from tests.harness import Issuer, faulty_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`pytest tests/integration/test_kill.py --kills 1000` is the long run before a release."""
+    """`pytest tests/integration/test_kill.py --kills 1000` is the long run before a release; with
+    `--kill-seed` it takes other moments."""
     parser.addoption("--kills", type=int, default=5, help="how often test_kill.py kills a gateway")
+    parser.addoption("--kill-seed", type=int, help="decides when it does so")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -14,7 +13,8 @@ from tests.harness import Gateway as GatewayProcess
 from tests.harness import Issuer, allow_all, base_config, faulty_server, free_port
 from tests.integration.load import assert_log_holds, assert_on_record, calling
 
-SEED = int(os.environ.get("AGENTGW_KILL_SEED", "20261123"))
+SEED = 20261123
+"""When it is killed; `--kill-seed` gives another."""
 KILLS_PER_LOG = 25
 """So that a long run does not read an ever longer log at each restart."""
 
@@ -47,8 +47,8 @@ def killed_under_load(folder: Path, issuer: Issuer, kills: int, chance: random.R
         return assert_on_record(gateway, canary, callers.answers)
 
 
-def kill_again_and_again(folder: Path, issuer: Issuer, kills: int) -> None:
-    chance = random.Random(SEED)
+def kill_again_and_again(folder: Path, issuer: Issuer, kills: int, seed: int) -> None:
+    chance = random.Random(seed)
     for batch in range(0, kills, KILLS_PER_LOG):
         count = min(KILLS_PER_LOG, kills - batch)
         reached = killed_under_load(folder / str(batch), issuer, count, chance)
@@ -58,11 +58,12 @@ def kill_again_and_again(folder: Path, issuer: Issuer, kills: int) -> None:
 def test_no_call_and_no_answer_is_without_its_decision_after_kills(
     tmp_path: Path, issuer: Issuer, request: pytest.FixtureRequest
 ) -> None:
-    kill_again_and_again(tmp_path, issuer, request.config.getoption("--kills", 5))
+    given = request.config.getoption
+    kill_again_and_again(tmp_path, issuer, given("--kills", 5), given("--kill-seed", None) or SEED)
 
 
 @pytest.mark.slow
 def test_no_call_and_no_answer_is_without_its_decision_after_fifty_kills(
     tmp_path: Path, issuer: Issuer
 ) -> None:
-    kill_again_and_again(tmp_path, issuer, 50)
+    kill_again_and_again(tmp_path, issuer, 50, SEED)
