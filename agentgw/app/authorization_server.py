@@ -13,6 +13,7 @@ from agentgw.core.certificate import ClientCertificate
 from agentgw.core.exchange import ExchangeRules
 from agentgw.core.login_grants import LOGIN_GRANTS
 from agentgw.core.principal import Issued
+from agentgw.core.recorder import Recorder
 from agentgw.core.revocation import Revoked
 from agentgw.http.account import Logins
 from agentgw.http.client_request import ClientRequests, Clients
@@ -95,8 +96,7 @@ class Parts:
     rules: Callable[[], ExchangeRules]
     possession: Callable[[], Possession]
     auth_methods: Callable[[], Sequence[str]]
-    append: Callable[[dict[str, object]], Awaitable[object]]
-    new_id: Callable[[], str]
+    recorder: Recorder
     clock: Callable[[], float]
     refused: CountRefusal
     trusted_proxies: Networks = ()
@@ -117,8 +117,7 @@ def authorization_server(parts: Parts, today: Today) -> AuthorizationServer:
         signer=parts.minter,
         revoked=parts.revoked,
         rules=parts.rules,
-        append=parts.append,
-        new_id=parts.new_id,
+        recorder=parts.recorder,
         clock=parts.clock,
     )
     token, pushed, device = _login_faces(parts, issuing, today)
@@ -200,8 +199,7 @@ def _revocation(parts: Parts) -> RevocationEndpoint:
         login=parts.ledger.find,
         refresh=parts.refresh,
         rules=parts.rules,
-        append=parts.append,
-        new_id=parts.new_id,
+        recorder=parts.recorder,
         clock=parts.clock,
     )
 
@@ -213,8 +211,7 @@ def _introspection(parts: Parts, requests: ClientRequests) -> IntrospectionEndpo
         revoked=parts.revoked,
         rules=parts.rules,
         signer=parts.minter,
-        append=parts.append,
-        new_id=parts.new_id,
+        recorder=parts.recorder,
         clock=parts.clock,
     )
 
@@ -223,8 +220,7 @@ def _registration(parts: Parts) -> RegistrationEndpoint:
     return RegistrationEndpoint(
         parts.login_clients,
         counts=parts.hourly,
-        append=parts.append,
-        new_id=parts.new_id,
+        recorder=parts.recorder,
         clock=parts.clock,
         refused=parts.refused,
         trusted_proxies=parts.trusted_proxies,
@@ -244,7 +240,7 @@ def _ways_in(parts: Parts) -> Mapping[str, object]:
 def _requests(parts: Parts, clients: Clients) -> ClientRequests:
     return ClientRequests(
         clients,
-        parts.new_id,
+        parts.recorder.new_id,
         parts.refused,
         parts.trusted_proxies,
         parts.certificate_of,

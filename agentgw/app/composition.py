@@ -144,7 +144,7 @@ class App:
         party = self._control.login.arrange(config)
         servers = self.upstreams.arrange(config)
         await asyncio.to_thread(adapt_keyring, self.keyring, config, os.environ)
-        await self.journal.note(
+        await self.journal.recorder.record(
             "config/reload", detail={"policy_version": new_policy.version, "digest": config.digest}
         )
         self.config, self.policy, self.credentials = config, new_policy, new_credentials
@@ -190,11 +190,13 @@ class App:
         self._tables.close()
 
     async def _note_rotation(self, key: TokenKey) -> None:
-        await self.journal.note("keys/rotate", detail={"alg": key.alg, "kid": key.kid})
+        await self.journal.recorder.record("keys/rotate", detail={"alg": key.alg, "kid": key.kid})
 
     async def _note_approval(self, server: str, digests: Mapping[str, str]) -> None:
         """The durable record of tool definitions that count as approved from now on."""
-        await self.journal.note("server/approve", server=server, detail={"tools": dict(digests)})
+        await self.journal.recorder.record(
+            "server/approve", server=server, detail={"tools": dict(digests)}
+        )
 
     def _forget_revoked(self) -> None:
         """What was known of callers who may no more, and the streams they have open."""
@@ -221,8 +223,7 @@ class App:
             self._tables.revocations,
             self.revoked,
             self._forget_revoked,
-            self.audit.append,
-            self.journal.new_id,
+            self.journal.recorder,
             self._clock,
         )
 
@@ -339,8 +340,7 @@ class App:
             rules=lambda: self._exchange_rules,
             possession=lambda: self._possession,
             auth_methods=lambda: self.credentials.methods,
-            append=self.audit.append,
-            new_id=self.journal.new_id,
+            recorder=self.journal.recorder,
             clock=self._clock,
             refused=self.turnstile.count,
             trusted_proxies=self.config.trusted_proxies,

@@ -207,8 +207,7 @@ def connect_endpoint(
         check_state,
         connected,
         lambda: accounts.own_client().jwks(),
-        parts.append,
-        parts.new_id,
+        parts.recorder,
         parts.clock,
         parts.trusted_proxies,
     )

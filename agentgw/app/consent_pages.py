@@ -56,8 +56,7 @@ def consent_pages(
         rules=parts.rules,
         longest=lambda: convert.consent_life(config()),
         max_age=lambda: convert.recheck_bounds(config()).max_age,
-        append=parts.append,
-        new_id=parts.new_id,
+        recorder=parts.recorder,
         clock=parts.clock,
         trusted_proxies=parts.trusted_proxies,
     )

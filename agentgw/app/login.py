@@ -69,8 +69,7 @@ class LoginPages:
             accounts.vault,
             lambda: self._party,
             lambda: convert.recheck_bounds(self._config),
-            append=parts.append,
-            new_id=parts.new_id,
+            recorder=parts.recorder,
             clock=parts.clock,
         )
         self.routes = self._faces(config.state_dir / "log", parts, rows)
@@ -81,8 +80,7 @@ class LoginPages:
             parts.one_time,
             self.sign_ins.keep,
             barred=lambda person: parts.revoked.party(person.subject, ()),
-            append=parts.append,
-            new_id=parts.new_id,
+            recorder=parts.recorder,
             refused=parts.refused,
             clock=parts.clock,
             trusted_proxies=parts.trusted_proxies,
@@ -94,8 +92,7 @@ class LoginPages:
             parts.store,
             self._accounts.leave,
             refresh=parts.refresh,
-            append=parts.append,
-            new_id=parts.new_id,
+            recorder=parts.recorder,
             clock=parts.clock,
             trusted_proxies=parts.trusted_proxies,
         )
@@ -106,8 +103,7 @@ class LoginPages:
             recent=lambda who, count: recent_events(log, who.iss, who.sub, count),
             connected=disconnecting.shown,
             refresh=parts.refresh,
-            append=parts.append,
-            new_id=parts.new_id,
+            recorder=parts.recorder,
             clock=parts.clock,
             trusted_proxies=parts.trusted_proxies,
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from agentgw.core.record import event_record, rfc3339_ms
+from agentgw.core.record import rfc3339_ms
+from agentgw.core.recorder import Recorder
 from agentgw.core.revocation import Revocation, Revoked
 from agentgw.errors import Unavailable
 from agentgw.registry.revocations import CLAIM_SECONDS, Event, Revocations
@@ -22,8 +23,8 @@ _log = logging.getLogger("agentgw")
 class RevocationWatch:
     """Reads the table of `store` into `revoked`, then calls `changed`.
 
-    `append` makes a record durable; what a command line did to the table is recorded here, by whichever
-    worker sees it first. `clock` gives Unix seconds, `new_id` record ids.
+    What a command line did to the table is recorded here, by whichever worker sees it first. `clock` gives
+    Unix seconds.
     """
 
     def __init__(
@@ -31,15 +32,13 @@ class RevocationWatch:
         store: Revocations,
         revoked: Revoked,
         changed: Callable[[], None],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._revoked = revoked
         self._changed = changed
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
         self._seen = 0
         self._asked = 0.0
@@ -109,15 +108,9 @@ class RevocationWatch:
 
     async def _record(self, event: Event) -> None:
         """Write what somebody did at a command line; its claim lapses where the log cannot be written."""
-        record = event_record(
-            id=self._new_id(),
-            event_id=event.event_id,
-            now=self._clock(),
-            method=event.method,
-            detail={"at": rfc3339_ms(event.at), **event.detail},
-        )
+        detail = {"at": rfc3339_ms(event.at), **event.detail}
         try:
-            await self._append(record)
+            await self._recorder.record(event.method, event_id=event.event_id, detail=detail)
             await asyncio.to_thread(self._store.recorded, event.event_id)
         except Unavailable as error:
             _log.error("what a command did is not recorded yet: %s", error)

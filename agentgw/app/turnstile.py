@@ -71,7 +71,6 @@ class Turnstile:
                     now=now,
                     method="unauthenticated",
                     source=source,
-                    decision="deny",
                     reason="invalid_token",
                     detail={
                         "count": tally.count,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from agentgw.core.recheck import (
     sign_in_key,
     sign_in_of,
 )
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.sign_in import Flow, Person, Proven
 from agentgw.errors import InvalidToken, OAuthError, Unreadable, UpstreamFailed
 
@@ -62,8 +62,7 @@ class RelyingParty(Protocol):
 class SignIns:
     """Keeps what the provider gave at sign-in, and asks it again before a login goes on.
 
-    `party` is where people sign in now, `vault` is made on first use. `append` makes a record durable or
-    raises Unavailable; `new_id` makes UUIDv7s, `clock` gives Unix seconds.
+    `party` is where people sign in now, `vault` is made on first use. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -72,15 +71,13 @@ class SignIns:
         party: Callable[[], RelyingParty | None],
         bounds: Callable[[], Bounds],
         *,
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
     ) -> None:
         self._vault = vault
         self._party = party
         self._bounds = bounds
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
         self._failed_at = float("-inf")
         self._flights: dict[Place, asyncio.Task[Known]] = {}
@@ -204,20 +201,14 @@ class SignIns:
 
     async def _note(self, place: Place, before: Person, after: Person) -> None:
         """The durable record of who a user has become."""
-        identity = self._new_id()
-        await self._append(
-            event_record(
-                id=identity,
-                event_id=identity,
-                now=self._clock(),
-                method="login/recheck",
-                subject=after.subject,
-                detail={
-                    "sign_in": place.resource,
-                    "left": sorted(before.groups - after.groups),
-                    "joined": sorted(after.groups - before.groups),
-                },
-            )
+        await self._recorder.record(
+            "login/recheck",
+            subject=after.subject,
+            detail={
+                "sign_in": place.resource,
+                "left": sorted(before.groups - after.groups),
+                "joined": sorted(after.groups - before.groups),
+            },
         )
 
     async def _read(self, place: Place) -> Opened | None:

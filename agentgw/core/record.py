@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from agentgw.core.canonical import b64url
 from agentgw.core.principal import Caller, Hop, Inbound, Subject
@@ -106,53 +106,71 @@ def decision_record(
     return record
 
 
+class About(TypedDict, total=False):
+    """What a record of this kind may say besides; what is not given is written as null.
+
+    `detail` holds what only one kind of event has, and never a token or secret. `chain_assurance` is given
+    for a request or a credential of ours for a server.
+    """
+
+    txn: str | None
+    subject: Subject | None
+    chain: tuple[Hop, ...]
+    presenter: str | None
+    client: str | None
+    source: str | None
+    server: str | None
+    name: str | None
+    inbound: Inbound | None
+    issued: Mapping[str, Any] | None
+    chain_assurance: Assurance | None
+    detail: Mapping[str, Any] | None
+
+
 def event_record(
     *,
-    id: str, event_id: str, now: float, method: str,
-    txn: str | None = None, trace: str | None = None,
-    subject: Subject | None = None, chain: tuple[Hop, ...] = (), presenter: str | None = None,
-    client: str | None = None, source: str | None = None,
-    server: str | None = None, name: str | None = None,
-    inbound: Inbound | None = None, issued: Mapping[str, Any] | None = None,
-    decision: Verdict = "allow", reason: str | None = None, rule: str = "-",
-    policy_version: str | None = None, approval: str | None = None,
-    chain_assurance: Assurance | None = None, detail: Mapping[str, Any] | None = None,
-) -> dict[str, object]:  # fmt: skip
+    id: str,
+    event_id: str,
+    now: float,
+    method: str,
+    reason: str | None = None,
+    **about: Unpack[About],
+) -> dict[str, object]:
     """A decision that sends nothing upstream: `oauth/token`, an admin change, a session, a stream.
 
-    `method` names it. `detail` holds what only this kind of event has, and never a token or secret.
-    `chain_assurance` is None but for a request or a credential of ours for a server.
+    `method` names it. It was allowed unless there is a `reason`.
     """
+    subject, inbound = about.get("subject"), about.get("inbound")
     record: dict[str, object] = {
         "id": id,
         "event_id": event_id,
         "phase": "decision",
         "time": rfc3339_ms(now),
-        "txn": txn,
-        "trace": trace,
+        "txn": about.get("txn"),
+        "trace": None,
         "subject": {"iss": subject.iss, "sub": subject.sub} if subject else None,
-        "chain": [{"id": hop.id, "evidence": hop.evidence} for hop in chain],
-        "presenter": presenter,
-        "client": client,
-        "source": source,
-        "server": server,
+        "chain": [{"id": hop.id, "evidence": hop.evidence} for hop in about.get("chain", ())],
+        "presenter": about.get("presenter"),
+        "client": about.get("client"),
+        "source": about.get("source"),
+        "server": about.get("server"),
         "method": method,
-        "name": name,
+        "name": about.get("name"),
         "tool_digest": None,
         "params_commit": None,
         "inbound": (
             {"iss": inbound.iss, "jti": inbound.jti, "hash": inbound.hash} if inbound else None
         ),
-        "issued": issued,
-        "decision": decision,
+        "issued": about.get("issued"),
+        "decision": "allow" if reason is None else "deny",
         "reason": reason,
-        "rule": rule,
-        "policy_version": policy_version,
-        "approval": approval,
+        "rule": "-",
+        "policy_version": None,
+        "approval": None,
         "era": None,
-        "chain_assurance": chain_assurance,
+        "chain_assurance": about.get("chain_assurance"),
     }
-    if detail:
+    if detail := about.get("detail"):
         record["detail"] = dict(detail)
     return record
 

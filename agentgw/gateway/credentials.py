@@ -145,8 +145,8 @@ async def required(
     """
     await journal.note(
         LINK,
+        incoming.caller,
         event_id=incoming.event_id,
-        caller=incoming.caller,
         server=server.name,
         source=incoming.source,
         detail={"scope": " ".join(sorted(error.scopes)), "link": error.link is not None},
@@ -199,13 +199,13 @@ async def _note(
     """The durable record of a credential that was checked. Raises Unavailable."""
     await journal.note(
         METHOD,
+        incoming.caller,
         event_id=incoming.event_id,
-        caller=incoming.caller,
         server=server.name,
         source=incoming.source,
         txn=txn,
         issued=made.facts,
-        assurance=made.assurance,
+        chain_assurance=made.assurance,
     )
 
 
@@ -217,8 +217,8 @@ async def _note_difference(
     with contextlib.suppress(Unavailable):
         await journal.note(
             METHOD,
+            incoming.caller,
             event_id=incoming.event_id,
-            caller=incoming.caller,
             server=server.name,
             source=incoming.source,
             txn=entry.txn,

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from agentgw.audit import AuditLog
-from agentgw.core.principal import Caller, Inbound, Subject
+from agentgw.core.principal import Caller, Subject
 from agentgw.core.record import (
+    About,
     Assurance,
     commit,
     decision_record,
-    event_record,
     outcome_record,
-    uuid7,
 )
+from agentgw.core.recorder import Recorder
 from agentgw.gateway.incoming import Incoming, Server
 
 KEYED = 10_000
@@ -57,16 +57,13 @@ class Journal:
         clock: Callable[[], float],
         random: Callable[[int], bytes],
     ) -> None:
+        self.recorder = Recorder(audit.append, clock, random)
+        self.new_id = self.recorder.new_id
         self._audit = audit
         self._people = people
         self._clock = clock
-        self._random = random
         self._keyed: dict[tuple[str, str], Callable[[str], str]] = {}
         self._keyed_since = 0.0
-
-    def new_id(self, now: float | None = None) -> str:
-        """A fresh event or record id, made at `now` (Unix seconds), else at this moment."""
-        return uuid7(int((now or self._clock()) * 1000), self._random(10))
 
     def begin(
         self,
@@ -173,60 +170,34 @@ class Journal:
 
         Its outcome is only that it was sent: what came of it shows in what the server then offers.
         """
-        identity, now = self.new_id(), self._clock()
-        await self._audit.append(
-            event_record(
-                id=identity,
-                event_id=identity,
-                now=now,
-                method=method,
-                subject=gateway,
-                server=server.name,
-                issued=issued,
-                chain_assurance=server.assurance,
-            )
+        now = self._clock()
+        identity = self.new_id(now)
+        await self.recorder.record(
+            method,
+            event_id=identity,
+            subject=gateway,
+            server=server.name,
+            issued=issued,
+            chain_assurance=server.assurance,
         )
         self.close(Entry(identity, None, server.name, method, None, gateway, now), "sent")
 
     async def note(
         self,
         method: str,
+        caller: Caller,
         *,
-        event_id: str | None = None,
-        caller: Caller | None = None,
-        server: str | None = None,
-        source: str | None = None,
-        detail: Mapping[str, Any] | None = None,
+        event_id: str,
         reason: str | None = None,
-        txn: str | None = None,
-        issued: Mapping[str, Any] | None = None,
-        assurance: Assurance | None = None,
+        **about: Unpack[About],
     ) -> None:
-        """Record something that acts on no server (a reload, a pin, a credential, a refusal at the door).
+        """Record what concerns a caller and acts on no server (a credential, a refusal at the door).
 
-        Durable on return. `event_id` is the one an answer names, if any.
+        Durable on return. `event_id` is the one its answer names. Raises Unavailable.
         """
-        identity = self.new_id()
-        inbound: Inbound | None = None if caller is None else caller.inbound
-        await self._audit.append(
-            event_record(
-                id=identity,
-                event_id=event_id or identity,
-                now=self._clock(),
-                method=method,
-                server=server,
-                subject=None if caller is None else caller.subject,
-                chain=() if caller is None else caller.chain,
-                inbound=inbound,
-                source=source,
-                decision="allow" if reason is None else "deny",
-                reason=reason,
-                detail=detail,
-                txn=txn,
-                issued=issued,
-                chain_assurance=assurance,
-            )
-        )
+        about["subject"], about["chain"] = caller.subject, caller.chain
+        about["inbound"] = caller.inbound
+        await self.recorder.record(method, event_id=event_id, reason=reason, **about)
 
     def _commit(self, subject: Subject, digest_string: str, now: float) -> str:
         age = now - self._keyed_since

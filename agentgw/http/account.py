@@ -14,14 +14,14 @@ from starlette.routing import Route
 
 from agentgw.core.login_grants import Standing
 from agentgw.core.principal import Issued, Subject
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.sign_in import SignedIn
 from agentgw.errors import OAuthError, Unavailable
 from agentgw.http.browser import Browser
 from agentgw.http.disconnect import ACCOUNT, DISCONNECT, ShownAccount
 from agentgw.http.form import read_form
 from agentgw.http.page import PRIVATE, page, problem_page
-from agentgw.http.request import Networks, source_of
+from agentgw.http.request import Networks, source_of, user_agent_of
 from agentgw.http.sign_in import SIGN_OUT, not_ours, signed_out
 
 STOP = "/account/stop"
@@ -93,8 +93,7 @@ class Account:
 
     `recent(subject, count)` gives the last events of a user, blocking on the disk; `connected` gives the
     accounts that a user connected, or raises Unavailable. `refresh` makes this
-    process take on what the store holds, `append` makes a record durable or raises Unavailable. `clock`
-    gives Unix seconds.
+    process take on what the store holds. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -106,8 +105,7 @@ class Account:
         recent: Callable[[Subject, int], Sequence[Event]],
         connected: Callable[[Subject], Awaitable[Sequence[ShownAccount]]],
         refresh: Callable[[], Awaitable[None]],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
         trusted_proxies: Networks = (),
     ) -> None:
@@ -117,8 +115,7 @@ class Account:
         self._recent = recent
         self._connected = connected
         self._refresh = refresh
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
         self._trusted_proxies = trusted_proxies
         # Reading logs back is the dearest thing here: one at a time.
@@ -187,20 +184,14 @@ class Account:
     async def _stop(self, request: Request, person: SignedIn, login: Issued) -> None:
         heirs = await asyncio.to_thread(self._store.revoke_token, login.jti, login.exp)
         await self._refresh()
-        event_id = self._new_id()
-        await self._append(
-            event_record(
-                id=event_id,
-                event_id=event_id,
-                now=self._clock(),
-                method="login/stop",
-                txn=login.txn,
-                subject=person.subject,
-                chain=login.chain,
-                client=request.headers.get("user-agent", "")[:200] or None,
-                source=source_of(request.scope, self._trusted_proxies),
-                detail={"login": login.jti, "effect": "revoked", "descendants": heirs},
-            )
+        await self._recorder.record(
+            "login/stop",
+            txn=login.txn,
+            subject=person.subject,
+            chain=login.chain,
+            client=user_agent_of(request.scope),
+            source=source_of(request.scope, self._trusted_proxies),
+            detail={"login": login.jti, "effect": "revoked", "descendants": heirs},
         )
 
 

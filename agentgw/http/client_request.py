@@ -14,7 +14,14 @@ from agentgw.core.source import one_source
 from agentgw.errors import OAuthError, Unavailable
 from agentgw.http.form import read_form
 from agentgw.http.places import Places
-from agentgw.http.request import CountRefusal, Networks, RefusedRequest, Scope, source_of
+from agentgw.http.request import (
+    CountRefusal,
+    Networks,
+    RefusedRequest,
+    Scope,
+    source_of,
+    user_agent_of,
+)
 from agentgw.sts.clients import AuthenticatedClient
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -92,7 +99,7 @@ class ClientRequests:
         try:
             form = await read_form(request)
             client = await self._authenticate(request, form)
-            user_agent = request.headers.get("user-agent", "")[:200] or None
+            user_agent = user_agent_of(request.scope)
             by = Applicant(client, self._new_id(), source, user_agent)
             accept = request.headers.get("accept", "").lower()
             return await self._in_turn(ClientRequest(form, by, request.scope, accept), decide)

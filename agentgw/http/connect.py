@@ -7,7 +7,7 @@ and again before anything is kept. Every step is a durable record.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from agentgw.core.one_time import Kept
 from agentgw.core.principal import Subject
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.sign_in import SignedIn
 from agentgw.core.upstream_oauth import client_document, scopes_in
 from agentgw.errors import OAuthError, Unavailable, UpstreamFailed
@@ -83,7 +83,7 @@ class ConnectEndpoint:
 
     `at` gives the connections of a server, None where it has none; `borrowers` names the agents that may
     use a user's account there with no user present. `check_state` says why an answer is not for this user
-    and cookie. `connected` is told of a server at which an account is new. `append` makes a record durable.
+    and cookie. `connected` is told of a server at which an account is new.
     """
 
     def __init__(
@@ -97,8 +97,7 @@ class ConnectEndpoint:
         check_state: Callable[[Mapping[str, Any], Subject, str | None], str | None],
         connected: Callable[[str], None],
         jwks: Callable[[], dict[str, Any]],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
         trusted_proxies: Networks = (),
     ) -> None:
@@ -111,8 +110,7 @@ class ConnectEndpoint:
         self._check_state = check_state
         self._connected = connected
         self._jwks = jwks
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
         self._trusted_proxies = trusted_proxies
         self._cookie = f"{browser.session_cookie}-connect"
@@ -287,21 +285,14 @@ class ConnectEndpoint:
         detail: Mapping[str, Any] | None = None,
         issued: Mapping[str, Any] | None = None,
     ) -> None:
-        identity = self._new_id()
-        await self._append(
-            event_record(
-                id=identity,
-                event_id=identity,
-                now=self._clock(),
-                method=method,
-                subject=subject,
-                server=server,
-                source=source_of(request.scope, self._trusted_proxies),
-                decision="allow" if reason is None else "deny",
-                reason=reason,
-                detail=detail,
-                issued=issued,
-            )
+        await self._recorder.record(
+            method,
+            subject=subject,
+            server=server,
+            source=source_of(request.scope, self._trusted_proxies),
+            reason=reason,
+            detail=detail,
+            issued=issued,
         )
 
     def _set_cookie(self, response: Response, value: str, seconds: int) -> None:

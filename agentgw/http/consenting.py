@@ -27,13 +27,13 @@ from agentgw.core.offer import (
 )
 from agentgw.core.principal import Caller, Hop, Inbound, Issued, Subject
 from agentgw.core.recheck import sign_in_key
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.redirect_uri import csp_source, redirect_host, stays_here
 from agentgw.core.revocation import Revoked
 from agentgw.core.sign_in import SignedIn
 from agentgw.errors import OAuthError, Unavailable
 from agentgw.http.page import ANY_SITE, page
-from agentgw.http.request import Networks, source_of
+from agentgw.http.request import Networks, source_of, user_agent_of
 
 FORM_FIELDS = 5000
 FORM_BYTES = 512 * 1024
@@ -84,8 +84,7 @@ class Consenting:
 
     `offer(caller, resource)` is what policy would allow, `scopes(resource)` are those that mean anything
     there. `longest` gives how long a consent may last, and `max_age` how long after the sign-in where the
-    provider cannot be asked again, both in seconds. `append` makes a record durable or raises Unavailable,
-    `new_id` makes UUIDv7s, `clock` gives Unix seconds.
+    provider cannot be asked again, both in seconds. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -99,8 +98,7 @@ class Consenting:
         rules: Callable[[], ExchangeRules],
         longest: Callable[[], int],
         max_age: Callable[[], int],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
         trusted_proxies: Networks = (),
     ) -> None:
@@ -112,8 +110,7 @@ class Consenting:
         self._rules = rules
         self._longest = longest
         self._max_age = max_age
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
         self._trusted_proxies = trusted_proxies
 
@@ -238,25 +235,18 @@ class Consenting:
             detail["redirect_host"] = redirect_host(wish.redirect_uri)
         if login is not None and login.consent is not None:
             detail["consent"] = login.consent.shown()
-        event_id = self._new_id()
-        await self._append(
-            event_record(
-                id=event_id,
-                event_id=event_id,
-                now=self._clock(),
-                method="login/consent",
-                txn=None if login is None else login.txn,
-                subject=person.subject,
-                chain=(_hop(rules.agents[client.agent], client),),
-                presenter=client.client_id,
-                client=request.headers.get("user-agent", "")[:200] or None,
-                source=source_of(request.scope, self._trusted_proxies),
-                name=wish.resource,
-                issued=None if login is None else _facts(login),
-                decision="deny" if login is None else "allow",
-                reason="access_denied" if login is None else None,
-                detail=detail,
-            )
+        await self._recorder.record(
+            "login/consent",
+            txn=None if login is None else login.txn,
+            subject=person.subject,
+            chain=(_hop(rules.agents[client.agent], client),),
+            presenter=client.client_id,
+            client=user_agent_of(request.scope),
+            source=source_of(request.scope, self._trusted_proxies),
+            name=wish.resource,
+            issued=None if login is None else _facts(login),
+            reason="access_denied" if login is None else None,
+            detail=detail,
         )
 
 

@@ -14,14 +14,14 @@ from starlette.routing import Route
 
 from agentgw.core.connected import Account, Place, account_key
 from agentgw.core.principal import Subject
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.revocation import Kind
 from agentgw.core.sign_in import SignedIn
 from agentgw.errors import OAuthError, Unavailable, Unreadable, UpstreamFailed
 from agentgw.http.browser import Browser
 from agentgw.http.form import read_form
 from agentgw.http.page import PRIVATE, page, problem_page
-from agentgw.http.request import Networks, source_of
+from agentgw.http.request import Networks, source_of, user_agent_of
 from agentgw.http.sign_in import not_ours, signed_out
 
 ACCOUNT = "/account"
@@ -63,8 +63,8 @@ class Disconnecting:
     """Shows a user's connected accounts and lets go of them.
 
     `vault` is opened for the one that is let go. `leave` has it ended at its own authorization server, or
-    raises UpstreamFailed. `refresh` makes this process take on what the store holds, `append` makes a
-    record durable or raises Unavailable. `new_id` makes UUIDv7s, `clock` gives Unix seconds.
+    raises UpstreamFailed. `refresh` makes this process take on what the store holds. `clock` gives Unix
+    seconds.
     """
 
     def __init__(
@@ -76,8 +76,7 @@ class Disconnecting:
         leave: Callable[[Place, Account], Awaitable[None]],
         *,
         refresh: Callable[[], Awaitable[None]],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
         trusted_proxies: Networks = (),
     ) -> None:
@@ -87,8 +86,7 @@ class Disconnecting:
         self._store = store
         self._leave = leave
         self._refresh = refresh
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
         self._trusted_proxies = trusted_proxies
 
@@ -161,19 +159,12 @@ class Disconnecting:
         detail: Mapping[str, Any],
         reason: str | None = None,
     ) -> None:
-        identity = self._new_id()
-        await self._append(
-            event_record(
-                id=identity,
-                event_id=identity,
-                now=self._clock(),
-                method=method,
-                subject=person.subject,
-                server=place.server,
-                client=request.headers.get("user-agent", "")[:200] or None,
-                source=source_of(request.scope, self._trusted_proxies),
-                decision="allow" if reason is None else "deny",
-                reason=reason,
-                detail=detail,
-            )
+        await self._recorder.record(
+            method,
+            subject=person.subject,
+            server=place.server,
+            client=user_agent_of(request.scope),
+            source=source_of(request.scope, self._trusted_proxies),
+            reason=reason,
+            detail=detail,
         )

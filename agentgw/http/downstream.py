@@ -48,6 +48,7 @@ from agentgw.http.request import (
     text,
     too_large,
     trace_of,
+    user_agent_of,
 )
 from agentgw.http.sessions import SessionSeal
 from agentgw.mcp import handshake, modern
@@ -198,8 +199,8 @@ class Downstream:
         try:
             await self._gateway.here.journal.note(
                 "mcp/refused",
+                caller,
                 event_id=event_id,
-                caller=caller,
                 server=scope["agentgw.server"],
                 source=source_of(scope, self.door.trusted_proxies),
                 detail={"status": status} if code is None else {"status": status, "code": code},
@@ -234,7 +235,7 @@ class Downstream:
         if hand_over is None:
             return caller
         source = source_of(scope, door.trusted_proxies)
-        user_agent = (text(headers, b"user-agent") or "")[:200] or None
+        user_agent = user_agent_of(scope)
         return await door.one_request.caller(caller, hand_over, server, source, user_agent)
 
     async def _incoming(

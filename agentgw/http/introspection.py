@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentgw.core.exchange import ExchangeAgent, ExchangeRules
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.revocation import Revoked
 from agentgw.errors import InvalidToken, Unavailable, UnverifiableToken
 from agentgw.http.client_request import METHODS, NO_STORE, ClientRequest, ClientRequests
@@ -32,8 +32,8 @@ _UNBELIEVED = ("act", "txn")
 class IntrospectionEndpoint:
     """The introspection endpoint.
 
-    `verifier` and `rules` give what is in use now, `revoked` who was locked out. `append` makes a record
-    durable or raises Unavailable. `clock` gives Unix seconds.
+    `verifier` and `rules` give what is in use now, `revoked` who was locked out. `clock` gives Unix
+    seconds.
     """
 
     def __init__(
@@ -44,8 +44,7 @@ class IntrospectionEndpoint:
         revoked: Revoked,
         rules: Callable[[], ExchangeRules],
         signer: Signer,
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
     ) -> None:
         self._requests = requests
@@ -53,8 +52,7 @@ class IntrospectionEndpoint:
         self._revoked = revoked
         self._rules = rules
         self._signer = signer
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
 
     def routes(self) -> list[Route]:
@@ -123,21 +121,17 @@ class IntrospectionEndpoint:
     async def _record(
         self, asked: ClientRequest, agent: ExchangeAgent | None, found: Mapping[str, Any] | None
     ) -> None:
-        await self._append(
-            event_record(
-                id=self._new_id(),
-                event_id=asked.by.event_id,
-                now=self._clock(),
-                method="oauth/introspect",
-                presenter=asked.by.client.agent if agent is None else agent.id,
-                client=asked.by.user_agent,
-                source=asked.by.source,
-                detail={
-                    "client_auth": asked.by.client.method,
-                    "active": found is not None,
-                    "jti": None if found is None else found.get("jti"),
-                },
-            )
+        await self._recorder.record(
+            "oauth/introspect",
+            event_id=asked.by.event_id,
+            presenter=asked.by.client.agent if agent is None else agent.id,
+            client=asked.by.user_agent,
+            source=asked.by.source,
+            detail={
+                "client_auth": asked.by.client.method,
+                "active": found is not None,
+                "jti": None if found is None else found.get("jti"),
+            },
         )
 
 

@@ -24,7 +24,7 @@ from agentgw.core.login_grants import LoginRefused, LoginRequest, issue_by_login
 from agentgw.core.possession import Presented
 from agentgw.core.principal import Hop, Issued, Subject
 from agentgw.core.receipts import RECEIPT_TYP, with_receipt
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.revocation import Revoked, check_parties
 from agentgw.errors import OAuthError
 from agentgw.http.client_request import Applicant
@@ -73,9 +73,8 @@ class _Case:
 class Issuing:
     """Issues tokens of ours by the `rules` in use now.
 
-    `append` makes a record durable or raises Unavailable; nothing is signed before. `revoked` knows who
-    was locked out. `new_id` makes UUIDv7s, `clock` gives Unix seconds. Everything here raises OAuthError,
-    whose refusal is then on record, or Unavailable.
+    Nothing is signed before its record is durable. `revoked` knows who was locked out. `clock` gives Unix
+    seconds. Everything here raises OAuthError, whose refusal is then on record, or Unavailable.
     """
 
     def __init__(
@@ -87,8 +86,7 @@ class Issuing:
         signer: Signer,
         revoked: Revoked,
         rules: Callable[[], ExchangeRules],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
     ) -> None:
         self._subjects = subjects
@@ -97,8 +95,7 @@ class Issuing:
         self._signer = signer
         self._revoked = revoked
         self._rules = rules
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
 
     async def exchange(
@@ -121,7 +118,7 @@ class Issuing:
         presented: Presented,
     ) -> Exchanged:
         """Exchange a hand-over for a token that nobody needs to see: it is used in this very request."""
-        by = Applicant(client, self._new_id(), source, user_agent)
+        by = Applicant(client, self._recorder.new_id(), source, user_agent)
         rules = self._rules()
         async with self._recorded(by, asked) as case:
             case.subject = await self._subjects.read(asked, rules.issuer)
@@ -269,25 +266,20 @@ class Issuing:
             detail["error"] = refusal.description
         txn = subject.txn if subject is not None and subject.ours else None
         chain = () if subject is None else subject.chain
-        await self._append(
-            event_record(
-                id=self._new_id(),
-                event_id=by.event_id,
-                now=self._clock(),
-                method="oauth/token",
-                txn=txn if issued is None else issued.txn,
-                subject=whose,
-                chain=chain if issued is None else issued.chain,
-                presenter=by.client.agent if agent is None else agent.id,
-                client=by.user_agent,
-                source=by.source,
-                name=None if asked is None else asked.target if issued is None else issued.audience,
-                inbound=None if subject is None else subject.inbound,
-                issued=None if issued is None else _facts(issued),
-                decision="allow" if refusal is None else "deny",
-                reason=None if refusal is None else refusal.error,
-                detail=detail,
-            )
+        await self._recorder.record(
+            "oauth/token",
+            event_id=by.event_id,
+            txn=txn if issued is None else issued.txn,
+            subject=whose,
+            chain=chain if issued is None else issued.chain,
+            presenter=by.client.agent if agent is None else agent.id,
+            client=by.user_agent,
+            source=by.source,
+            name=None if asked is None else asked.target if issued is None else issued.audience,
+            inbound=None if subject is None else subject.inbound,
+            issued=None if issued is None else _facts(issued),
+            reason=None if refusal is None else refusal.error,
+            detail=detail,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,11 +14,11 @@ from starlette.routing import Route
 
 from agentgw.core.client_metadata import ClientMetadata, WrongMetadata, read_registration
 from agentgw.core.hourly import HourlyBound
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.errors import Unavailable
 from agentgw.http.client_request import METHODS, NO_STORE
 from agentgw.http.public_clients import HourlyCounts
-from agentgw.http.request import CountRefusal, Networks, source_of
+from agentgw.http.request import CountRefusal, Networks, source_of, user_agent_of
 
 BODY_LIMIT = 16 * 1024
 BODY_DEADLINE = 10.0
@@ -38,8 +38,7 @@ class Registry(Protocol):
 class RegistrationEndpoint:
     """The registration endpoint: a random `client_id` for a public client, and never a secret.
 
-    `append` makes a record durable or raises Unavailable, `new_id` makes UUIDv7s, `clock` gives Unix
-    seconds. How many may register is bounded per source and in all, by `counts`.
+    How many may register is bounded per source and in all, by `counts`. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -47,15 +46,13 @@ class RegistrationEndpoint:
         registry: Registry,
         *,
         counts: HourlyCounts,
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
         refused: CountRefusal,
         trusted_proxies: Networks = (),
     ) -> None:
         self._registry = registry
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
         self._refused = refused
         self._trusted_proxies = trusted_proxies
@@ -95,19 +92,15 @@ class RegistrationEndpoint:
     async def _keep(
         self, agent: str, metadata: ClientMetadata, source: str, request: Request
     ) -> Response:
-        client_id, event_id = f"dyn-{secrets.token_urlsafe(18)}", self._new_id()
+        client_id, event_id = f"dyn-{secrets.token_urlsafe(18)}", self._recorder.new_id()
         now = self._clock()
-        await self._append(
-            event_record(
-                id=self._new_id(),
-                event_id=event_id,
-                now=now,
-                method="oauth/register",
-                client=request.headers.get("user-agent", "")[:200] or None,
-                source=source,
-                name=client_id,
-                detail={"agent": agent, "redirect_uris": list(metadata.redirect_uris)},
-            )
+        await self._recorder.record(
+            "oauth/register",
+            event_id=event_id,
+            client=user_agent_of(request.scope),
+            source=source,
+            name=client_id,
+            detail={"agent": agent, "redirect_uris": list(metadata.redirect_uris)},
         )
         await self._registry.register(client_id, metadata)
         made = {

@@ -231,6 +231,11 @@ def client_of(message: Message, headers: dict[bytes, bytes]) -> str | None:
     return _clean(name[:512]) or None
 
 
+def user_agent_of(scope: Scope) -> str | None:
+    """The same of a request that is no message."""
+    return _clean((text(by_name(scope), b"user-agent") or "")[:512]) or None
+
+
 @lru_cache(maxsize=1024)
 def _clean(name: str) -> str:
     """Fit to be written down: short, printable, and no token."""

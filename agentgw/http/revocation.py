@@ -14,7 +14,7 @@ from agentgw.core.exchange import ExchangeRules
 from agentgw.core.exchange_request import TOKEN_LIMIT
 from agentgw.core.login_grants import RefreshToken
 from agentgw.core.principal import Issued
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.revocation import token_key
 from agentgw.errors import InvalidToken, OAuthError, Unavailable, UnverifiableToken
 from agentgw.http.client_request import METHODS, NO_STORE, ClientRequest, ClientRequests
@@ -48,8 +48,7 @@ class RevocationEndpoint:
     """The revocation endpoint. A refresh token is taken back with its whole login (RFC 7009 section 2.1).
 
     `login(jti)` is the ledger's entry of a login. `verifier` and `rules` give what is in use now. `refresh`
-    makes this process take on what the store holds. `append` makes a record durable or raises
-    Unavailable. `clock` gives Unix seconds.
+    makes this process take on what the store holds. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -62,8 +61,7 @@ class RevocationEndpoint:
         login: Callable[[str], Awaitable[Issued | None]],
         refresh: Callable[[], Awaitable[None]],
         rules: Callable[[], ExchangeRules],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         clock: Callable[[], float],
     ) -> None:
         self._requests = requests
@@ -73,8 +71,7 @@ class RevocationEndpoint:
         self._login = login
         self._refresh = refresh
         self._rules = rules
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._clock = clock
 
     def routes(self) -> list[Route]:
@@ -165,23 +162,18 @@ class RevocationEndpoint:
         detail: dict[str, object] = {"client_auth": asked.by.client.method, **(facts or {})}
         if refusal is not None:
             detail["error"] = refusal.description
-        await self._append(
-            event_record(
-                id=self._new_id(),
-                event_id=asked.by.event_id,
-                now=self._clock(),
-                method="oauth/revoke",
-                txn=None if about is None else about.txn,
-                subject=None if about is None else about.subject,
-                chain=() if about is None else about.chain,
-                presenter=asked.by.client.agent if agent is None else agent.id,
-                client=asked.by.user_agent,
-                source=asked.by.source,
-                inbound=None if verified is None else verified.inbound,
-                decision="allow" if refusal is None else "deny",
-                reason=None if refusal is None else refusal.error,
-                detail=detail,
-            )
+        await self._recorder.record(
+            "oauth/revoke",
+            event_id=asked.by.event_id,
+            txn=None if about is None else about.txn,
+            subject=None if about is None else about.subject,
+            chain=() if about is None else about.chain,
+            presenter=asked.by.client.agent if agent is None else agent.id,
+            client=asked.by.user_agent,
+            source=asked.by.source,
+            inbound=None if verified is None else verified.inbound,
+            reason=None if refusal is None else refusal.error,
+            detail=detail,
         )
 
     def _done(self, asked: ClientRequest) -> Response:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from agentgw.core.record import event_record
+from agentgw.core.recorder import Recorder
 from agentgw.core.sign_in import (
     Flow,
     OfflineRefused,
@@ -24,7 +24,7 @@ from agentgw.errors import InvalidToken, OAuthError, Unavailable, UpstreamFailed
 from agentgw.http.browser import Browser, RelyingParty
 from agentgw.http.form import read_form
 from agentgw.http.page import PRIVATE, page, problem_page
-from agentgw.http.request import CountRefusal, Networks, source_of
+from agentgw.http.request import CountRefusal, Networks, source_of, user_agent_of
 
 CALLBACK = "/oauth/callback"
 SIGN_OUT = "/oauth/sign-out"
@@ -45,8 +45,8 @@ class SignIn:
     """The pages around signing in.
 
     `keep` keeps what the provider gave at a sign-in, under its `sid` and for the client we were there, or
-    raises Unavailable. `barred` says in words why a person may not be here, None where they may. `append`
-    makes a record durable or raises Unavailable; `refused` is told the source of each sign-in that came to
+    raises Unavailable. `barred` says in words why a person may not be here, None where they may. `refused`
+    is told the source of each sign-in that came to
     nothing, which `trusted_proxies` say of those behind them. `clock` gives Unix seconds.
     """
 
@@ -57,8 +57,7 @@ class SignIn:
         keep: Keep,
         *,
         barred: Callable[[Person], str | None],
-        append: Callable[[dict[str, object]], Awaitable[object]],
-        new_id: Callable[[], str],
+        recorder: Recorder,
         refused: CountRefusal,
         clock: Callable[[], float],
         trusted_proxies: Networks = (),
@@ -67,8 +66,7 @@ class SignIn:
         self._states = states
         self._keep = keep
         self._barred = barred
-        self._append = append
-        self._new_id = new_id
+        self._recorder = recorder
         self._refused = refused
         self._clock = clock
         self._trusted_proxies = trusted_proxies
@@ -174,29 +172,18 @@ class SignIn:
     async def _record(
         self, request: Request, person: Person | None, refusal: str | None = None
     ) -> None:
-        event_id = self._new_id()
         detail: dict[str, Any] = {}
         if person is not None and person.acr is not None:
             detail["acr"] = person.acr
         if refusal is not None:
             detail["error"] = refusal
-        await self._append(
-            event_record(
-                id=event_id,
-                event_id=event_id,
-                now=self._clock(),
-                method="login/sign-in",
-                subject=None if person is None else person.subject,
-                client=request.headers.get("user-agent", "")[:200] or None,
-                source=source_of(request.scope, self._trusted_proxies),
-                decision="allow" if refusal is None else "deny",
-                reason=None
-                if refusal is None
-                else "invalid_token"
-                if person is None
-                else "revoked",
-                detail=detail,
-            )
+        await self._recorder.record(
+            "login/sign-in",
+            subject=None if person is None else person.subject,
+            client=user_agent_of(request.scope),
+            source=source_of(request.scope, self._trusted_proxies),
+            reason=None if refusal is None else "invalid_token" if person is None else "revoked",
+            detail=detail,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from agentgw.authz.sign_ins import RETRY_SECONDS, SignIns
 from agentgw.core.login_grants import SignInEnded
 from agentgw.core.principal import Issued, Subject
 from agentgw.core.recheck import Bounds, Known, Renewed, SignInOver, sign_in_key
+from agentgw.core.recorder import Recorder
 from agentgw.core.sign_in import Flow, Person, Proven
 from agentgw.errors import InvalidToken, OAuthError, UpstreamFailed
 from agentgw.registry.ledger import Ledger
@@ -71,13 +71,11 @@ class World:
         self.vault = Vault(self.engine, {"k1": bytes(32)}, os.urandom, lambda: self.now)
 
     def worker(self, vault: Callable[[], Vault] | None = None) -> SignIns:
-        ids = (f"event-{number}" for number in itertools.count())
         return SignIns(
             vault or (lambda: self.vault),
             lambda: self.provider,
             lambda: BOUNDS,
-            append=self.append,
-            new_id=lambda: next(ids),
+            recorder=Recorder(self.append, lambda: self.now, os.urandom),
             clock=lambda: self.now,
         )
 

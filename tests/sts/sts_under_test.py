@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from agentgw.core.exchange import ExchangeAgent, ExchangeRules
 from agentgw.core.exchange_request import ACCESS_TOKEN, GRANT_TYPE
 from agentgw.core.oauth_client import OAuthClient
 from agentgw.core.principal import Issued
+from agentgw.core.recorder import Recorder
 from agentgw.core.revocation import Revoked
 from agentgw.errors import InvalidToken, Unavailable
 from agentgw.http.possession import Possession
@@ -207,7 +208,6 @@ class StsUnderTest:
         )
         self.nonces: Nonces | None = None
         self.used_proofs = UsedProofs(folder / "proofs.db", self.clock)
-        ids = (f"event-{number}" for number in itertools.count())
         minter = Minter(self.keyring, GATEWAY)
         self.endpoint = authorization_server(
             Parts(
@@ -230,8 +230,7 @@ class StsUnderTest:
                 rules=lambda: self.rules,
                 possession=lambda: self.possession,
                 auth_methods=lambda: METHODS,
-                append=self.append,
-                new_id=lambda: next(ids),
+                recorder=Recorder(self.append, self.clock, os.urandom),
                 clock=self.clock,
                 refused=lambda source, at, claimed=None: self.refused.append((source, at, claimed)),
                 max_in_flight=max_in_flight,
