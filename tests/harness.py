@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from tests.launched import Forked
+from tests import launched
 
 ROOT = Path(__file__).parent.parent
 MODERN = "2026-07-28"
@@ -184,7 +184,7 @@ class Gateway:
     folder: Path
     issuer: Issuer
     config: dict[str, Any]
-    process: subprocess.Popen[bytes] | Forked | None = None
+    process: subprocess.Popen[bytes] | launched.Forked | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     transport: Callable[[], httpx2.BaseTransport] = lambda: httpx2.HTTPTransport(verify=NO_TLS)
@@ -231,7 +231,7 @@ class Gateway:
                     preexec_fn=self.preexec,
                 )
         else:
-            self.process = Forked(arguments, self.folder, said, env)
+            self.process = launched.Forked(arguments, self.folder, said, env)
         if ready:
             wait_for(self.is_ready, "the gateway to be ready")
         return self
@@ -261,6 +261,12 @@ class Gateway:
         with self.client() as client:
             headers = modern_headers(message, token or self.token())
             return client.post("/mcp", json=message, headers=headers)
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `agentgw WORDS... --config FILE` with its file; it must succeed."""
+        done = launched.run(*words, "--config", self.file, env={**os.environ, **self.env})
+        assert done.returncode == 0, done.stderr
+        return done
 
     def reload(self) -> None:
         """Write the configuration and make it reload; returns once it says that it did, or refused."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,6 @@ import pytest
 from agentgw.core.exchange_request import ACCESS_TOKEN, GRANT_TYPE
 from tests.door import Door, door
 from tests.harness import (
-    ROOT,
     Gateway,
     allow_all,
     modern_call,
@@ -194,12 +191,7 @@ def test_a_revoked_token_reaches_no_tool_and_spoils_nobodys_call(two: Door) -> N
 
 
 def at_the_command_line(gw: Gateway, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "agentgw", "revoke", *arguments, "--json"]
-    done = subprocess.run(
-        [*command, "--config", str(gw.file)], capture_output=True, cwd=ROOT, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(gw.command("revoke", *arguments, "--json").stdout)
     return answer
 
 

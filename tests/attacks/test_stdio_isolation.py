@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -191,10 +190,7 @@ def test_a_revoked_users_process_ends_and_no_other(tmp_path: Path, issuer: Issue
 
 
 def revoke(gw: Gateway, user: str) -> None:
-    command = [sys.executable, "-m", "agentgw", "revoke", "--subject", user]
-    subprocess.run(
-        [*command, "--config", str(gw.file)], check=True, capture_output=True, timeout=60
-    )
+    gw.command("revoke", "--subject", user)
 
 
 def test_no_more_processes_than_allowed_and_the_longest_idle_makes_way(

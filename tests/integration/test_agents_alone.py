@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,8 +67,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 def why(door: Door, event_id: str) -> str:
-    command = [sys.executable, "-m", "agentgw", "why", event_id, "--config", str(door.gw.file)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return door.gw.command("why", event_id).stdout
 
 
 def test_an_api_key_is_a_bootstrap_to_a_token_for_the_agent_itself(night: Door) -> None:

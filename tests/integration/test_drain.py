@@ -158,11 +158,8 @@ def test_reloads_under_load_fail_no_call(tmp_path: Path, issuer: Issuer, faulty:
 
 def policy_applied(gw: Gateway) -> bool:
     """Whether the newest configuration written is the one that was last applied."""
-    command = [sys.executable, "-m", "agentgw", "config", "check", "--json", "--config"]
-    done = subprocess.run(
-        [*command, str(gw.file)], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    version = "p-" + json.loads(done.stdout)["digest"].removeprefix("sha-256:")[:12]
+    checked = json.loads(gw.command("config", "check", "--json").stdout)
+    version = "p-" + checked["digest"].removeprefix("sha-256:")[:12]
     applied = [line for line in gw.output.splitlines() if "reloaded: " in line]
     return bool(applied) and version in applied[-1]
 

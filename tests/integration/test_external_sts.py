@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -144,9 +142,7 @@ def test_a_credential_that_its_server_refused_is_had_anew(house: House) -> None:
 
 def test_why_tells_what_was_issued_and_what_differed(house: House) -> None:
     def told(event: str) -> str:
-        command = [sys.executable, "-m", "agentgw", "why", event, "--config", str(house.gw.file)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout
+        return house.gw.command("why", event).stdout
 
     event = house.call().headers["agentgw-event-id"]
     assert "token     of acme: aud tickets, scope tickets.use" in told(event)

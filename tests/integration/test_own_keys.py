@@ -60,11 +60,7 @@ def test_a_reload_seals_the_key_files_and_refuses_a_key_that_does_not_open_them(
 
 
 def rotate_checkpoint_key(gw: Gateway) -> str:
-    command = ["keys", "rotate", "--purpose", "checkpoints", "--config", str(gw.file)]
-    done = subprocess.run(
-        [sys.executable, "-m", "agentgw", *command],
-        capture_output=True, text=True, check=True, cwd=ROOT, timeout=30,
-    )  # fmt: skip
+    done = gw.command("keys", "rotate", "--purpose", "checkpoints")
     assert "from the next start" in done.stderr
     return done.stdout.strip()
 

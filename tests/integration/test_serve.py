@@ -262,8 +262,7 @@ def test_approved_tools_are_recorded_and_approved_anew_by_the_command_line(
         tools.write_text(tools.read_text().replace("old", "new"))
         gw.reload()
         wait_for(lambda: code_of(gw.call("changing__a")) == 46006, "the change to be noticed", 5)
-        command = [sys.executable, "-m", "agentgw", "server", "approve", "changing", "--config"]
-        subprocess.run([*command, str(gw.file)], check=True, capture_output=True, cwd=ROOT)
+        gw.command("server", "approve", "changing")
         gw.reload()
         wait_for(lambda: code_of(gw.call("changing__a")) is None, "the approval to be noticed", 5)
         assert gw.stop() == 0
