@@ -291,7 +291,7 @@ def test_two_workers_never_spend_one_refresh_token_both(
 
     folder = tmp_path_factory.mktemp("workers")
     with run_house(folder, workers=2) as running:
-        running.saas.life = 5
+        running.saas.life = 9
         running.connect("fred")
         for _ in range(3):
             # Each token is over at once, so each burst refreshes; the Saas revokes all on a reuse.
