@@ -25,6 +25,9 @@ from agentgw.identity.jwk import VerifyKey
 TOKEN_LIMIT = 16 * 1024
 DEPTH_LIMIT = 24
 DIGITS_LIMIT = 20
+INTEGERS = range(-(2**63), 2**64)
+"""What fits 64 bits: a claim beyond that could be repeated in no token of ours."""
+
 KID_LIMIT = 200
 
 ALGORITHMS = (
@@ -182,7 +185,7 @@ def strict_json(data: bytes, depth: int, what: str) -> Any:
     """Parse UTF-8 JSON that every parser reads alike (RFC 8725 section 2.4, RFC 7493).
 
     Refused: other encodings, a byte order mark, duplicate members, NaN and Infinity, numbers that
-    overflow, integers over 20 digits, lone surrogates, more than `depth` levels. Raises InvalidToken.
+    overflow, integers beyond 64 bits, lone surrogates, more than `depth` levels. Raises InvalidToken.
     """
     try:
         text = data.decode("utf-8")
@@ -221,9 +224,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > DIGITS_LIMIT:
-        raise _Unacceptable(f"an integer has more than {DIGITS_LIMIT} digits")
-    return int(digits)
+    # The length comes first: reading many digits takes long.
+    if len(digits.lstrip("-")) > DIGITS_LIMIT or (value := int(digits)) not in INTEGERS:
+        raise _Unacceptable("an integer does not fit 64 bits")
+    return value
 
 
 def _float(text: str) -> float:

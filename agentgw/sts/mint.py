@@ -68,7 +68,8 @@ class Minter:
     def sign(self, claims: Mapping[str, Any], typ: str = "at+jwt", alg: str = ES256) -> bytes:
         """The compact JWS of `claims` by `alg` (RFC 7518 section 3), with `typ` and the key's `kid`.
 
-        Raises ValueError when `iss` is not ours, or where there is no key for `alg`.
+        Raises ValueError when `iss` is not ours, where there is no key for `alg`, or for claims that
+        cannot be written.
         """
         if claims.get("iss") != self._issuer:
             raise ValueError("claims name another issuer")
@@ -80,7 +81,7 @@ class Minter:
         if ready is None:
             ready = prepared[alg, typ] = _prepare(signing.get(alg), alg, typ)
         head, sign = ready
-        signed = head + b64url_bytes(orjson.dumps(claims))
+        signed = head + b64url_bytes(_written(claims))
         return signed + b"." + b64url_bytes(sign(signed))
 
     def _sign_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -98,6 +99,13 @@ class Minter:
                     loop.call_soon(self._sign_waiting, loop)
                 self._waiting[:0] = waiting[number:]
                 return
+
+
+def _written(claims: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(claims)
+    except TypeError as error:
+        raise ValueError(f"the claims cannot be written: {error}") from None
 
 
 def _prepare(key: TokenKey | None, alg: str, typ: str) -> tuple[bytes, Sign]:

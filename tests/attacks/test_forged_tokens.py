@@ -360,6 +360,7 @@ async def test_refuses_tokens_of_another_kind(
         {"exp": None}, {"exp": NOW - 121}, {"exp": NOW - 1}, {"exp": NOW + 4}, {"exp": 10**15},
         {"exp": str(NOW + 60)}, {"exp": NOW + 60.5}, {"exp": True}, {"exp": NOW + 90_000},
         {"nbf": NOW + 120}, {"iat": NOW + 120}, {"iat": NOW - 90_000}, {"iat": "x"}, {"nbf": []},
+        {"auth_time": 2**64},
     ],
 )  # fmt: skip
 async def test_refuses_times_that_do_not_hold(door: TokenVerifier, times: dict[str, Any]) -> None:

@@ -166,6 +166,12 @@ def test_refuses_claims_that_parsers_read_differently(payload: bytes) -> None:
     assert len(refusal.value.reason) < 200
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**20 - 1, 10**30])
+def test_refuses_integers_that_no_token_of_ours_could_repeat(number: int) -> None:
+    with pytest.raises(InvalidToken, match="64 bits"):
+        strict_json(b'{"auth_time":%d}' % number, 24, "claims")
+
+
 def test_depth_is_counted_outside_of_strings_only() -> None:
     assert strict_json(b'{"a":"' + b"[{" * 100 + b'\\""}', 24, "claims")
     assert strict_json(b'{"a":' * 23 + b"[]" + b"}" * 23, 24, "claims")
@@ -181,7 +187,7 @@ def test_depth_is_counted_in_linear_time(body: bytes) -> None:
 
 
 @given(st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**19), 10**19) | st.text(st.characters(codec="utf-8"))
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(st.characters(codec="utf-8"))
     | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,

@@ -78,6 +78,7 @@ async def test_what_is_asked_for_in_one_round_is_signed_in_the_next(ring: KeyRin
 async def test_what_cannot_be_signed_spoils_only_itself(ring: KeyRing) -> None:
     minter = Minter(ring, GATEWAY)
     first, other = minter.mint({"iss": GATEWAY}), minter.mint({"iss": "https://idp.example.com"})
+    unwritable = minter.mint({"iss": GATEWAY, "auth_time": 2**64})
     last = minter.mint({"iss": GATEWAY})
     given_up = minter.mint({"iss": GATEWAY})
     given_up.cancel()
@@ -85,6 +86,8 @@ async def test_what_cannot_be_signed_spoils_only_itself(ring: KeyRing) -> None:
     assert await last
     with pytest.raises(ValueError, match="issuer"):
         await other
+    with pytest.raises(ValueError, match="cannot be written"):
+        await unwritable
     assert given_up.cancelled()
 
 
