@@ -85,7 +85,7 @@ class Vault:
                         return
                 try:
                     with self._engine.begin() as connection:
-                        row = {**values, **_columns(place), "version": 1}
+                        row = {**values, **_columns(place), "version": self._first_version()}
                         connection.execute(insert(vault).values(row))
                     return
                 except IntegrityError:
@@ -120,6 +120,11 @@ class Vault:
         """Forget an account, with `version` only if it is still that one."""
         where = _at(place) if version is None else and_(_at(place), vault.c.version == version)
         return self._changes(delete(vault).where(where))
+
+    def _first_version(self) -> int:
+        """One that no earlier row of the place had: whoever still refreshes what stood there before it was
+        dropped must not change what was connected since."""
+        return int.from_bytes(self._random(4)) >> 2
 
     def _changes(self, statement: Any) -> bool:
         with told("vault"), self._engine.begin() as connection:

@@ -203,3 +203,28 @@ def test_an_authorization_server_that_cannot_be_told_does_not_keep_the_account(
     assert house.refused("hugo")["data"]["reason"] == "connect_required"
     failed = [r for r in house.records("connect/revoke") if r["decision"] == "deny"]
     assert "no revocation endpoint" in failed[-1]["detail"]["problem"]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_refresh_under_way_does_not_touch_what_is_connected_afterwards(
+    house: House, told: bool
+) -> None:
+    user = f"mona-{told}"
+    house.connect(user, "old@saas")
+    if not told:
+        house.saas.metadata = lambda document: document.pop("revocation_endpoint")
+        house.gw.reload()
+    house.saas.expire()
+    house.saas.slow, asked = 3.0, len(house.saas.forms)
+    calling = threading.Thread(target=house.call, args=(user,))
+    calling.start()
+    wait_for(lambda: len(house.saas.forms) > asked, "the refresh to begin")
+    ends, house.saas.slow = time.monotonic() + 3.0, 0.0
+    browser = house.browser(user)
+    assert press(browser, button(account_page(browser))).status_code == 200
+    connected = browser.connect(f"{house.gw.url}/oauth/connect/saas", "new@saas")
+    assert "is connected" in connected.text
+    assert time.monotonic() < ends, "the refresh was to be under way still"
+    calling.join(10)
+    time.sleep(max(0.0, ends + 0.5 - time.monotonic()))
+    assert house.notes(user) == "the notes of new@saas"
