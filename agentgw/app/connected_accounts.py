@@ -148,9 +148,12 @@ class ConnectedAccounts:
     def vault(self) -> Vault:
         """Where credentials are kept; its key is made on first use."""
         if self._vault is None:
-            keys = {secret_kid(key): key for key in self._keyring.secrets("vault")}
-            self._vault = Vault(self._engine, keys, self._random, self._clock)
+            keys = self._vault_keys
+            self._vault = Vault(self._engine, keys(), self._random, self._clock, keys)
         return self._vault
+
+    def _vault_keys(self) -> dict[str, bytes]:
+        return {secret_kid(key): key for key in self._keyring.secrets("vault")}
 
     def _invite(self, user: Subject, server: str, scopes: frozenset[str]) -> str:
         """A link by which `user` alone can connect at `server`, once; blocks on the disk."""

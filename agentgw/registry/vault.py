@@ -29,8 +29,9 @@ _LABEL = "agentgw vault 1"
 class Vault:
     """One row per place. Calls block on the disk; all raise Unavailable.
 
-    `keys` are 32-byte keys by id, the one that seals first. `random` gives so many random bytes, `clock`
-    Unix seconds. A row that does not open, because it was altered, moved or sealed under a key that is
+    `keys` are 32-byte keys by id, the one that seals first; `anew` gives them as they are now, for a row
+    that another worker sealed under a key made since. `random` gives so many random bytes, `clock` Unix
+    seconds. A row that does not open, because it was altered, moved or sealed under a key that is
     gone, raises Unreadable: nobody's credential is guessed.
     """
 
@@ -40,10 +41,12 @@ class Vault:
         keys: Mapping[str, bytes],
         random: Callable[[int], bytes],
         clock: Callable[[], float],
+        anew: Callable[[], Mapping[str, bytes]] = dict,
     ) -> None:
         self._engine = engine
         self._ciphers = {kid: AESGCM(key) for kid, key in keys.items()}
         self._current = next(iter(self._ciphers))
+        self._anew = anew
         self._random = random
         self._clock = clock
 
@@ -136,9 +139,14 @@ class Vault:
         sealed = self._ciphers[kid].encrypt(nonce, plain, _bound(place, kid))
         return kid.encode("ascii") + b"." + nonce + sealed
 
+    def _cipher(self, kid: str) -> AESGCM | None:
+        if kid not in self._ciphers:
+            self._ciphers |= {name: AESGCM(key) for name, key in self._anew().items()}
+        return self._ciphers.get(kid)
+
     def _unsealed(self, place: Place, sealed: bytes) -> dict[str, Any]:
         kid, _, rest = sealed.partition(b".")
-        cipher = self._ciphers.get(kid.decode("ascii", "replace"))
+        cipher = self._cipher(kid.decode("ascii", "replace"))
         if cipher is None:
             raise Unreadable("a row of the vault is sealed under a key that is not here")
         try:

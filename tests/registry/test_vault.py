@@ -116,6 +116,18 @@ def test_what_an_earlier_key_sealed_opens_and_is_sealed_anew_under_the_next(
     assert Vault(engine, {"k2": KEYS["k2"]}, os.urandom, clock).get(PLACE) is not None
 
 
+def test_what_a_later_worker_sealed_under_a_newer_key_opens(engine: Engine, clock: Clock) -> None:
+    kept = {"k1": KEYS["k1"]}
+    earlier = Vault(engine, dict(kept), os.urandom, clock, lambda: kept)
+    kept = {"k2": KEYS["k2"], **kept}
+    Vault(engine, kept, os.urandom, clock).put(PLACE, CONTENT)
+    assert earlier.get(PLACE) is not None
+    kept = {}
+    Vault(engine, {"k3": bytes(32)}, os.urandom, clock).put(PLACE, CONTENT)
+    with pytest.raises(Unreadable):
+        earlier.get(PLACE)
+
+
 def test_whose_account_was_connected_last_is_told(vault: Vault, clock: Clock) -> None:
     where = (PLACE.issuer, PLACE.server, PLACE.resource)
     assert vault.latest(*where) is None
