@@ -8,6 +8,12 @@ from typing import Any
 from agentgw.core.claims import IssuerRules
 from agentgw.errors import InvalidToken
 
+_LIMITS = (
+    "act", "may_act", "cnf", "authorization_details",
+    "nonce", "at_hash", "c_hash", "events", "typ", "token_use",
+)  # fmt: skip
+"""Claims that a token is worth less with: whose it is only, with whom, for what, and which kind it is."""
+
 _ACCESS_TOKEN_TYPES = frozenset({"bearer", "dpop", "access_token"})
 
 
@@ -25,6 +31,15 @@ def active_claims(answer: Any, issuer: str) -> Mapping[str, Any] | None:
         raise InvalidToken("the token's issuer says that another issued it")
     claims = {name: value for name, value in answer.items() if name != "active"}
     return {**claims, "iss": issuer}
+
+
+def claims_of_jwt(signed: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The claims of a JWT whose issuer was asked about it: those of the answer, which may be all there are.
+
+    Members of an answer are optional (RFC 7662 section 2.2): what limits the token in its own, `signed`
+    words holds though the answer leaves it out.
+    """
+    return {**{name: signed[name] for name in _LIMITS if name in signed}, **answer}
 
 
 def typ_of_opaque(claims: Mapping[str, Any], rules: IssuerRules) -> str:

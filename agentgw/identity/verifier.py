@@ -16,7 +16,7 @@ from agentgw.core.authorization_details import details_of
 from agentgw.core.call_token import CALL_DETAILS
 from agentgw.core.canonical import b64url, digest
 from agentgw.core.client_credentials import API_KEY_PREFIX
-from agentgw.core.introspected import typ_of_opaque
+from agentgw.core.introspected import claims_of_jwt, typ_of_opaque
 from agentgw.core.possession import binding_of
 from agentgw.core.principal import Caller, Inbound, Issued
 from agentgw.core.recent import remember
@@ -201,7 +201,8 @@ class TokenVerifier:
         said = Introspected(unverified.claims, math.inf)
         if rules.alias in self._introspection:
             rule.check_times(unverified.claims, now)
-            said = await self._introspection[rules.alias].ask(token, now)
+            answer = await self._introspection[rules.alias].ask(token, now)
+            said = Introspected(claims_of_jwt(unverified.claims, answer.claims), answer.until)
         hashes = (inbound_hash, unverified.signed_hash)
         return self._describe(said, unverified.typ, rules, hashes, now)
 

@@ -11,13 +11,14 @@ from typing import Any
 import httpx2
 import pytest
 
+from agentgw.core.possession import Binding
 from agentgw.core.principal import Hop, Subject
 from agentgw.errors import InvalidToken
 from agentgw.identity.introspection import INACTIVE_MEMORY, MEMORY, Introspection
 from agentgw.identity.oidc import OidcKeys
 from agentgw.identity.verifier import TokenVerifier
 from tests.harness import Issuer
-from tests.identity.forge import PLANNER, US, FixedKeys, acme_rules, build
+from tests.identity.forge import CODER, PLANNER, US, FixedKeys, acme_rules, build
 
 pytestmark = pytest.mark.anyio
 AUDIENCE = f"{US}/mcp"
@@ -166,6 +167,42 @@ async def test_a_jwt_revoked_at_its_issuer_ends_within_the_minute(issuer: Issuer
         del issuer.known[token]
         with pytest.raises(InvalidToken, match="not active"):
             await door.authenticate(token.encode(), now + MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"nonce": "n"}, "nonce"),
+        ({"typ": "Refresh"}, "another kind"),
+        ({"may_act": {"sub": "coder"}}, "may_act"),
+        ({"cnf": {"jwk": {}}}, "cnf"),
+        ({"authorization_details": [{"type": "urn:agentgw:mcp-tool:1"}]}, "authorization_details"),
+    ],
+)
+async def test_what_limits_a_jwt_holds_though_the_answer_leaves_it_out(
+    issuer: Issuer, claims: dict[str, Any], reason: str
+) -> None:
+    token = issuer.token(AUDIENCE, **claims)
+    issuer.known[token] = issuer.known[issuer.opaque(AUDIENCE)]
+    async with verifying(issuer, jwts=True) as door:
+        with pytest.raises(InvalidToken, match=reason):
+            await door.authenticate(token.encode(), time.time())
+
+
+async def test_a_jwt_stays_bound_and_keeps_its_chain_though_the_answer_leaves_them_out(
+    issuer: Issuer,
+) -> None:
+    token = issuer.token(AUDIENCE, cnf={"jkt": "A" * 43}, act={"sub": "coder"})
+    issuer.known[token] = issuer.known[issuer.opaque(AUDIENCE)]
+    async with verifying(issuer, jwts=True, may_assert_act=True) as door:
+        caller = await door.authenticate(token.encode(), time.time())
+    assert caller.binding == Binding(jkt="A" * 43)
+    assert [hop.id for hop in caller.chain] == [CODER.id]
+    said = {**issuer.known[token], "cnf": {"jkt": "B" * 43}}
+    issuer.known[token] = said
+    async with verifying(issuer, jwts=True, may_assert_act=True) as door:
+        caller = await door.authenticate(token.encode(), time.time())
+    assert caller.binding == Binding(jkt="B" * 43), "where both speak, the answer counts"
 
 
 async def test_a_gateway_the_issuer_does_not_know_lets_nobody_in(issuer: Issuer) -> None:
