@@ -109,8 +109,11 @@ def read_resource(document: Any, resource: str) -> Resource:
 
 
 def issuer_of(resource: Resource, configured: str | None) -> str:
-    """The one authorization server to use. Raises UpstreamFailed where the configured one is not named."""
+    """The one authorization server to use. Raises UpstreamFailed where the configured one is not named, or
+    what is named cannot be asked."""
     if configured is None:
+        if not _is_endpoint(resource.issuers[0]):
+            raise UpstreamFailed("its metadata names an authorization server that is no URL")
         return resource.issuers[0]
     if not any(configured in _spelled(issuer) for issuer in resource.issuers):
         raise UpstreamFailed("it takes tokens of another authorization server than the configured")
@@ -335,9 +338,8 @@ def _is_endpoint(url: str) -> bool:
 def _spelled(issuer: str) -> tuple[str, ...]:
     """How an issuer that a resource names may spell itself: exactly so, or without the slash that URL
     libraries, the MCP SDK's among them, put behind a bare host (RFC 3986 section 6.2.3)."""
-    parts = urlsplit(issuer)
-    bare = parts.path == "/" and not parts.query
-    return (issuer, issuer[:-1]) if bare and issuer.endswith("/") else (issuer,)
+    bare = issuer.endswith("/") and issuer.count("/") == 3 and "?" not in issuer
+    return (issuer, issuer[:-1]) if bare else (issuer,)
 
 
 def _canonical(url: str) -> str:

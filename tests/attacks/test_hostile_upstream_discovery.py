@@ -58,6 +58,15 @@ RESOURCES: dict[str, Twist] = {
     "an authorization server with a user name": put(
         authorization_servers=["https://a:b@as.example"]
     ),
+    "an authorization server whose host cannot be read": put(
+        authorization_servers=["https://[::1"]
+    ),
+    "an authorization server whose host reads as another": put(
+        authorization_servers=["https://as\u2100.example/"]
+    ),
+    "an authorization server that no header can name": put(
+        authorization_servers=["https://\u4f8b.example"]
+    ),
     "an authorization server that is nowhere": put(authorization_servers=["http://127.0.0.1:1"]),
 }
 
