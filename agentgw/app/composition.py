@@ -236,6 +236,7 @@ class App:
             self.keyring,
             self.config.public_url,
             self.revoked.has_account,
+            lambda user: self.revoked.party(user, ()) is not None,
         )
         return Upstreams(
             self._tables.pins,

@@ -43,7 +43,7 @@ class ConnectedAccounts:
     """Makes what servers with `auth.mode: oauth` need; a reload makes all of it anew, the vault stays.
 
     `http` asks what others name under the guard, and origins that the operator named as they are. `gone`
-    tells of an account that was disconnected, by its `account_key`.
+    tells of an account that was disconnected, by its `account_key`, `barred` of a user who was revoked.
     The vault is for whoever keeps credentials.
     """
 
@@ -55,6 +55,7 @@ class ConnectedAccounts:
         keyring: KeyRing,
         public_url: str,
         gone: Callable[[str], bool],
+        barred: Callable[[Subject], bool],
         random: Callable[[int], bytes] = secrets.token_bytes,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +64,7 @@ class ConnectedAccounts:
         self._keyring = keyring
         self._public_url = public_url
         self._gone = gone
+        self._barred = barred
         self._random = random
         self._clock = clock
         self.one_time = one_time
@@ -130,6 +132,7 @@ class ConnectedAccounts:
             vault,
             self._invite,
             gone=self._gone,
+            barred=self._barred,
             clock=self._clock,
             lists=wanted.lists == "connected",
         )

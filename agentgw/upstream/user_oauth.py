@@ -66,8 +66,8 @@ class UserOAuth:
     """Implements the gateway's Credentials for one tool server. A reload makes a new one.
 
     `invite` makes the link by which a user connects with some scopes, and gives it. `gone` tells of an
-    account that its user disconnected, by its `account_key`. `clock` is Unix seconds. `lists` says whether
-    lists are asked for with the account connected last.
+    account that its user disconnected, by its `account_key`, and `barred` of a user who was revoked. `clock`
+    is Unix seconds. `lists` says whether lists are asked for with the account connected last.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class UserOAuth:
         invite: Callable[[Subject, str, frozenset[str]], str],
         *,
         gone: Callable[[str], bool],
+        barred: Callable[[Subject], bool],
         clock: Callable[[], float],
         lists: bool = True,
     ) -> None:
@@ -86,6 +87,7 @@ class UserOAuth:
         self._vault = vault
         self._invite = invite
         self._gone = gone
+        self._barred = barred
         self._clock = clock
         self._lists = lists
         self._kept: OrderedDict[Place, _Kept] = OrderedDict()
@@ -174,7 +176,7 @@ class UserOAuth:
 
     async def own(self) -> Credential | None:
         """That of whoever used theirs last, else of who connected last, for lists; None where nobody
-        has, or lists go without. Raises UpstreamFailed or Unavailable.
+        has who may still call, or lists go without. Raises UpstreamFailed or Unavailable.
         """
         if not self._lists:
             return None
@@ -183,6 +185,8 @@ class UserOAuth:
         latest = await asyncio.to_thread(self._vault.latest, issuer, self._server, resource)
         used = next(reversed(self._kept), None)
         for place in dict.fromkeys(place for place in (used, latest) if place is not None):
+            if self._barred(Subject(place.user_iss, place.user_sub, "")):
+                continue
             account = await read(self._vault, place)
             if account is None or account.client_id != self._client.client_id:
                 continue

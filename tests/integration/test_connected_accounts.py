@@ -403,3 +403,27 @@ def test_a_list_is_asked_for_with_the_account_connected_last(house: House) -> No
     wait_for(lambda: house.saas.seen[-1][0] == "tools/list", "the list")
     own = [r for r in house.records("tools/list") if (r.get("issued") or {}).get("account_of")]
     assert own[-1]["issued"]["account_of"] == "laptop|lena"
+
+
+def test_a_revoked_users_account_lists_tools_for_nobody(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with run_house(tmp_path_factory.mktemp("revoked")) as running:
+        running.connect("alice")
+        assert running.notes("alice") == "the notes of alice"
+        running.gw.reload()
+        wait_for(lambda: lists_of(running)[-1:] not in ([], [None]), "the list as alice")
+        agentgw("revoke", "--subject", "laptop|alice", "--config", str(running.gw.file))
+        wait_for(lambda: "46003" in running.call("alice").text, "the revocation", 2)
+        running.saas.seen.clear()
+        running.gw.reload()
+        wait_for(lambda: lists_of(running), "the list to be asked for anew")
+        assert set(lists_of(running)) == {None}
+        running.connect("bob")
+        running.call("bob")
+        assert running.notes("bob") == "the notes of bob"
+
+
+def lists_of(house: House) -> list[str | None]:
+    """The credentials that lists of tools were asked for with."""
+    return [sent for method, sent, _ in house.saas.seen if method == "tools/list"]
