@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -23,6 +24,7 @@ SESSION_SECONDS = 7 * 86_400
 """The longest that a browser session may last, in which a login may still begin (config/login.py)."""
 
 _NONCE = 12
+_MORE_TRIES = 2
 _LABEL = "agentgw vault 1"
 
 
@@ -106,12 +108,18 @@ class Vault:
         return self._changes(claimed)
 
     def replace(self, place: Place, version: int, content: Mapping[str, Any]) -> bool:
-        """Keep what the holder of the claim refreshed; False where the account was connected anew."""
+        """Keep what the holder of the claim refreshed; False where the account was connected anew.
+
+        What was refreshed cannot be had again, so a database that is busy is asked more than once.
+        """
         changed = (
             update(vault)
             .where(_at(place), vault.c.version == version)
             .values(sealed=self._seal(place, content), version=version + 1, claimed=0.0)
         )
+        for _ in range(_MORE_TRIES):
+            with suppress(Unavailable):
+                return self._changes(changed)
         return self._changes(changed)
 
     def release(self, place: Place, version: int) -> None:

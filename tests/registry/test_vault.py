@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, create_engine, select, update
 
 from agentgw.core.connected import Place
-from agentgw.errors import Unreadable
+from agentgw.errors import Unavailable, Unreadable
 from agentgw.registry import schema
 from agentgw.registry.schema import open_database
 from agentgw.registry.vault import Vault
@@ -126,6 +129,27 @@ def test_what_a_later_worker_sealed_under_a_newer_key_opens(engine: Engine, cloc
     Vault(engine, {"k3": bytes(32)}, os.urandom, clock).put(PLACE, CONTENT)
     with pytest.raises(Unreadable):
         earlier.get(PLACE)
+
+
+def test_what_was_refreshed_is_kept_though_the_database_is_busy(
+    engine: Engine, clock: Clock, tmp_path: Path
+) -> None:
+    file = tmp_path / "agentgw.db"
+    impatient = create_engine(f"sqlite:///{file}", connect_args={"timeout": 0.5})
+    vault = Vault(impatient, {"k1": KEYS["k1"]}, os.urandom, clock)
+    vault.put(PLACE, CONTENT)
+    version = version_of(vault)
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            vault.claim(PLACE, version, 30.0)
+        released = threading.Timer(0.75, other.execute, ["ROLLBACK"])
+        released.start()
+        assert vault.replace(PLACE, version, {**CONTENT, "access": "at-refreshed"})
+        released.join()
+    found = vault.get(PLACE)
+    assert found is not None and found.access == "at-refreshed"
+    impatient.dispose()
 
 
 def test_whose_account_was_connected_last_is_told(vault: Vault, clock: Clock) -> None:
