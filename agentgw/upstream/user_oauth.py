@@ -264,8 +264,7 @@ class UserOAuth:
         self, place: Place, account: Account, endpoints: Endpoints
     ) -> Account | UpstreamFailed | Unavailable:
         try:
-            async with asyncio.timeout(CLAIM_SECONDS):
-                return await self._refresh_or_wait(place, account, endpoints)
+            return await self._refresh_or_wait(place, account, endpoints)
         except TimeoutError:
             return UpstreamFailed("its authorization server did not refresh the credential in time")
         except (UpstreamFailed, Unavailable) as error:
@@ -276,13 +275,15 @@ class UserOAuth:
     ) -> Account:
         """Refresh, or wait for the worker that does. Raises GrantSpent where the account is lost."""
         vault, version = self._vault, account.version
-        while not await asyncio.to_thread(vault.claim, place, version, CLAIM_SECONDS):
-            now = await read(vault, place)
-            if now is None:
-                raise GrantSpent("it was disconnected meanwhile")
-            if now.version != version:
-                return now
-            await asyncio.sleep(LOOK_SECONDS)
+        # Waiting alone is bounded here: a refresh that is broken off has spent its token for nothing.
+        async with asyncio.timeout(CLAIM_SECONDS):
+            while not await asyncio.to_thread(vault.claim, place, version, CLAIM_SECONDS):
+                now = await read(vault, place)
+                if now is None:
+                    raise GrantSpent("it was disconnected meanwhile")
+                if now.version != version:
+                    return now
+                await asyncio.sleep(LOOK_SECONDS)
         if account.refresh is None:
             await asyncio.to_thread(vault.drop, place, version)
             raise GrantSpent("it ended, and there is no refresh token")
