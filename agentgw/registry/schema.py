@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import (
@@ -24,7 +25,7 @@ from sqlalchemy import (
     inspect,
     text,
 )
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from agentgw.errors import Unavailable
 
@@ -171,9 +172,21 @@ def open_database(path: Path) -> Engine:
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 
-    _add_what_is_new(engine)
-    metadata.create_all(engine)
+    with _alone_in(path.parent):
+        _add_what_is_new(engine)
+        metadata.create_all(engine)
     return engine
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of workers that start together one makes the tables: to look and to make are two steps."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _add_what_is_new(engine: Engine) -> None:
@@ -183,7 +196,7 @@ def _add_what_is_new(engine: Engine) -> None:
         column["name"] == "subject" for column in found.get_columns("ledger")
     ):
         return
-    with suppress(OperationalError), engine.begin() as connection:  # another worker was first
+    with engine.begin() as connection:
         connection.execute(text("ALTER TABLE ledger ADD COLUMN subject VARCHAR"))
         connection.execute(text("CREATE INDEX ix_ledger_subject ON ledger (subject)"))
 
