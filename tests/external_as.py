@@ -29,6 +29,9 @@ JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TYPES = "urn:ietf:params:oauth:token-type:"
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
+PATIENCE = 10
+"""Seconds that the gateway waits for an authorization server which does answer, on a busy machine too."""
+
 Twist = Callable[[dict[str, Any], dict[str, Any]], None]
 """Changes the claims, or the answer around the token, before either leaves."""
 
@@ -61,7 +64,7 @@ class ExternalAs(Issuer):
     @property
     def exchanges(self) -> list[dict[str, str]]:
         """The forms that were about a user."""
-        return [form for form in self.forms if form["grant_type"] != "client_credentials"]
+        return [form for form in self.forms if form.get("grant_type") != "client_credentials"]
 
     async def _token(self, request: Request) -> Response:
         form = {
@@ -200,6 +203,18 @@ class House(Stage):
 
     server: ExternalAs
 
+    @contextlib.contextmanager
+    def impatient(self) -> Iterator[None]:
+        """While this lasts, the gateway waits one second for the authorization server."""
+        account = self.gw.config["authorization_servers"]["acme"]
+        account["timeout"] = 1
+        self.gw.reload()
+        try:
+            yield
+        finally:
+            account["timeout"] = PATIENCE
+            self.gw.reload()
+
 
 @contextlib.contextmanager
 def house(
@@ -219,7 +234,7 @@ def house(
             config = {
                 "authorization_servers": {
                     "acme": {
-                        "issuer": server.url, "client_id": "gateway", "timeout": 1,
+                        "issuer": server.url, "client_id": "gateway", "timeout": PATIENCE,
                         **({"client_secret": "gateway-secret"} if account is None else account),
                     }
                 },

@@ -211,9 +211,11 @@ class Gateway:
         return (self.folder / "stderr.txt").read_text(errors="replace")
 
     def write(self) -> None:
-        """Write the configuration file, readable by its owner only."""
-        self.file.touch(mode=0o600)
-        self.file.write_text(json.dumps(self.config, indent=1))
+        """Write the configuration file, readable by its owner only; nobody ever reads half of it."""
+        new = self.file.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(self.config, indent=1))
+        new.replace(self.file)
 
     def start(self, ready: bool = True) -> Gateway:
         """Start the process; by default returns once it is ready and has asked all servers."""
@@ -269,12 +271,17 @@ class Gateway:
         return done
 
     def reload(self) -> None:
-        """Write the configuration and make it reload; returns once it says that it did, or refused."""
+        """Write the configuration and make it reload; returns once all workers say they did, or refused."""
         self.write()
-        said = self.output.count("reload")
+        due = self._reloads() + int(self.config.get("workers", 1))
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: self.output.count("reload") > said, "the reload")
+        wait_for(lambda: self._reloads() >= due, "the reload")
+
+    def _reloads(self) -> int:
+        """How often a worker has said what became of a reload."""
+        said = self.output
+        return said.count("reloaded: ") + said.count("reload refused, ")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop it with a signal; returns the exit code."""

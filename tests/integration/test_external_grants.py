@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.external_as import EXCHANGE, JWT_BEARER, TYPES, ExternalAs, House
+from tests.external_as import EXCHANGE, JWT_BEARER, PATIENCE, TYPES, ExternalAs, House
 from tests.external_as import house as run_house
 
 
@@ -38,7 +38,8 @@ def house(tmp_path_factory: pytest.TempPathFactory, other: ExternalAs) -> Iterat
             running.gw.url: f"{running.gw.url}/oauth/jwks.json",
         }
         running.gw.config["authorization_servers"]["other"] = {
-            "issuer": other.url, "client_id": "gateway", "client_secret": "gateway-secret", "timeout": 1,
+            "issuer": other.url, "client_id": "gateway", "client_secret": "gateway-secret",
+            "timeout": PATIENCE,
         }  # fmt: skip
         yield running
 
