@@ -420,6 +420,20 @@ class House:
         answer = browser.connect(self.link(user), account)
         assert answer.status_code == 200 and "is connected" in answer.text, answer.text
 
+    def wait_for_workers(self, count: int, user: str) -> None:
+        """Wait until each worker serves `user`, who connected: one that was just refused the list of tools,
+        which needs an account, asks for it again after its first call only."""
+        served: set[str] = set()
+
+        def all_serve() -> bool:
+            answer = self.call(user)
+            event = answer.headers["agentgw-event-id"]
+            if "result" in answer.json():
+                served.update(r["log"] for r in self.gw.records() if r["event_id"] == event)
+            return len(served) == count
+
+        wait_for(all_serve, "each worker to serve a connected user")
+
     def records(self, method: str) -> list[dict[str, Any]]:
         """The records of a method."""
         return [r for r in self.gw.records() if r.get("method") == method]
@@ -443,8 +457,10 @@ def house(folder: Path, oauth: Mapping[str, Any] | None = None, **changes: Any) 
         }
         with gateway(folder, issuer, {**config, **changes}) as gw:
             running = House(gw, saas)
-            yield running
-            running.close()
+            try:
+                yield running
+            finally:
+                running.close()
     finally:
         saas.stop()
         issuer.stop()

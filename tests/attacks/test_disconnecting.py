@@ -39,6 +39,8 @@ ALONE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with run_house(tmp_path_factory.mktemp("saas"), workers=2, **ALONE) as running:
+        running.connect("first")
+        running.wait_for_workers(2, "first")
         yield running
 
 

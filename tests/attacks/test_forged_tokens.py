@@ -290,10 +290,10 @@ async def test_refuses_oversized_tokens_and_bombs_at_once(door: TokenVerifier) -
         sign_raw(ec_key(), b'{"a":' * 2_000 + b"1" + b"}" * 2_000, b"{}"),
         sign(ec_key(), json.dumps(acme_claims()).replace(f"{NOW + 840}", "9" * 9_000).encode()),
     ]
-    started = time.perf_counter()
+    started = time.process_time()
     for token in bombs:
         await refused(door, token)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.parametrize(

@@ -200,13 +200,13 @@ async def test_known_keys_survive_a_poisoned_answer(name: str) -> None:
 
 @pytest.mark.parametrize("answer", [drip, silent])
 async def test_a_slow_issuer_costs_its_deadline_and_no_key(answer: Answer) -> None:
-    async with staged(deadline=0.2) as stage:
+    async with staged(deadline=0.5) as stage:
         assert await stage.works()
         stage.idp.routes["/jwks"] = answer
         stage.clock.now += 400
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             assert await stage.works()
-        assert stage.keys.problem == "it did not answer within 0.2 seconds"
+        assert stage.keys.problem == "it did not answer within 0.5 seconds"
 
 
 async def test_a_redirect_is_not_followed() -> None:

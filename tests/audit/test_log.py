@@ -293,7 +293,7 @@ async def test_starts_on_a_disk_that_refuses_and_heals(tmp_path: Path) -> None:
 
 async def test_a_disk_that_does_not_answer_refuses_instead_of_hanging(tmp_path: Path) -> None:
     files = GatedFiles()
-    log = await start(tmp_path, files=files, stall_seconds=0.02)
+    log = await start(tmp_path, files=files, stall_seconds=0.5)
     files.gate.clear()
     with pytest.raises(Unavailable, match="does not answer"):
         await log.append(decision(0))

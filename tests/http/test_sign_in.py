@@ -137,7 +137,7 @@ def test_a_revoked_user_does_not_get_in(here: Place) -> None:
             return "blocked your account" in here.sign_in(bob, "bob").words
 
     try:
-        wait_for(is_out, "the gateway to know", 2)
+        wait_for(is_out, "the gateway to know")
         record = here.gateway.records()[-1]
         assert (record["decision"], record["reason"]) == ("deny", "revoked")
     finally:

@@ -72,7 +72,7 @@ def test_sigterm_finishes_calls_in_flight_ends_streams_and_takes_no_new_ones(
     with gateway(tmp_path, issuer, changes) as gw, ThreadPoolExecutor(8) as pool:
         stream = pool.submit(send, gw, "subscriptions/listen", "/mcp/endless", notifications={})
         slow = [
-            pool.submit(gw.call, f"{name}__slow", None, seconds=1.5) for name in ("ok", "local") * 2
+            pool.submit(gw.call, f"{name}__slow", None, seconds=4) for name in ("ok", "local") * 2
         ]
         steps: dict[str, Any] = {
             "arguments": {"steps": 3, "seconds": 0.5},
@@ -84,14 +84,14 @@ def test_sigterm_finishes_calls_in_flight_ends_streams_and_takes_no_new_ones(
         began = time.monotonic()
         assert gw.process is not None
         gw.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: refuses_connections(gw.url), "the listener to close", 1)
+        wait_for(lambda: refuses_connections(gw.url), "the listener to close")
         assert not any(call.done() for call in slow)
         answers = [call.result(10) for call in slow]
         assert [answer.json()["result"]["isError"] for answer in answers] == [False] * 4
         events = told.result(10).text
         assert events.count("notifications/progress") == 3 and '"result"' in events
         assert '"code":46003' in stream.result(10).text
-        assert gw.process.wait(10) == 0 and time.monotonic() - began < 5
+        assert gw.process.wait(20) == 0 and time.monotonic() - began < 15
         assert outcomes(gw, "slow") == ["ok"] * 4 and outcomes(gw, "progress") == ["ok"]
         assert_log_holds(gw)
 
@@ -134,7 +134,6 @@ def test_reloads_under_load_fail_no_call(tmp_path: Path, issuer: Issuer, faulty:
 
     with gateway(tmp_path, issuer, changes) as gw, calling(gw, 4, tool=tool) as callers:
         callers.more(8)
-        assert gw.process is not None
         for number in range(20):
             timeout = 20 + number  # the settings of both servers change each time
             config = {name: {**server, "timeout": timeout} for name, server in servers.items()}
@@ -143,10 +142,9 @@ def test_reloads_under_load_fail_no_call(tmp_path: Path, issuer: Issuer, faulty:
             gw.config["grants"] = allow_all("ok", "local", *(["extra"] if extra else []))
             if number == 10:
                 config["ok"]["url"] += "&moved=1"  # a new link; the old one's calls must end well
-            gw.write()
-            gw.process.send_signal(signal.SIGHUP)
-            time.sleep(0.1)
-        wait_for(lambda: policy_applied(gw), "the last reload")
+            gw.reload()
+            callers.more()
+        assert policy_applied(gw)
         callers.more(8)
         assert gw.output.count("reload refused") == 0, gw.output
         callers.stop()

@@ -158,7 +158,7 @@ async def test_whoever_was_revoked_during_the_exchange_leaves_nothing_behind() -
 
 
 async def test_a_failure_is_everybodys_and_is_not_kept() -> None:
-    stage = Stage(deadline=0.05)
+    stage = Stage(deadline=0.5)
     stage.server.open.clear()
     results = await asyncio.gather(
         *(stage.token(caller()) for _ in range(3)), return_exceptions=True

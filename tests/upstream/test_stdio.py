@@ -112,13 +112,21 @@ async def test_starts_on_first_use_and_answers_with_values_untouched() -> None:
 
 
 async def test_many_callers_share_one_process_and_answers_come_in_any_order() -> None:
+    """It answers `slow` once it has answered `last`."""
     starts: list[StdioServer] = []
-    async with running(on_start=noting(starts)) as server:
-        slow = asyncio.ensure_future(call(server, "slow", seconds=0.2, mark="slow"))
-        answers = await asyncio.gather(*(call(server, "echo", n=n) for n in range(50)))
+    handler = script(
+        'if message["method"] == "slow": slow = {"jsonrpc": "2.0", "id": message["id"], "result": "slow"}'
+        '\n    else: send({"jsonrpc": "2.0", "id": message["id"], "result": message["params"]})'
+        '\n    if message["method"] == "last": send(slow)'
+    )
+    async with running(*handler, on_start=noting(starts)) as server:
+        slow = asyncio.ensure_future(server.request("slow", None, deadline=at(10)))
+        echoes = [server.request("echo", {"n": n}, deadline=at(10)) for n in range(50)]
+        answers = await asyncio.gather(*echoes)
         assert not slow.done()
-        assert [text_of(answer)["n"] for answer in answers] == list(range(50))
-        assert text_of(await slow)["mark"] == "slow"
+        assert [answer["result"]["n"] for answer in answers] == list(range(50))
+        assert (await server.request("last", {}, deadline=at(10)))["result"] == {}
+        assert (await slow)["result"] == "slow"
         assert starts == [server]
 
 
@@ -214,6 +222,7 @@ async def test_giving_up_tells_the_server_and_leaves_the_others_alone(
             with pytest.raises(asyncio.CancelledError):
                 await waiting
         assert "result" in await other
+        await call(server, "echo")  # it has read by then what was sent before
     messages = [json.loads(line)["body"] for line in record.read_text().splitlines()]
     given_up = [
         m["id"] for m in messages if m.get("params", {}).get("arguments") == {"seconds": 30}
