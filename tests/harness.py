@@ -140,6 +140,11 @@ def wait_for(condition: Any, what: str, seconds: float = START_SECONDS) -> None:
         time.sleep(0.01)
 
 
+def stay_within_an_hour() -> None:
+    """Wait where an hour is about to turn: some bounds count by it."""
+    wait_for(lambda: time.time() % 3600 < 3570, "the hour to turn", 40)
+
+
 def base_config(issuer: Issuer, url: str, folder: Path) -> dict[str, Any]:
     """A configuration with alice, planner and coder, and no servers or grants."""
     return {

@@ -17,6 +17,7 @@ from agentgw.core.principal import Subject
 from agentgw.registry.consents import Consents
 from agentgw.registry.dynamic_clients import DynamicClients
 from agentgw.registry.schema import open_database
+from tests.harness import stay_within_an_hour
 from tests.login import App, attacked_place, tools_of, web
 from tests.people import Place, Visitor
 
@@ -120,6 +121,7 @@ def test_a_registered_client_is_no_other_agent(here: Place) -> None:
 
 def test_a_flood_is_answered_429(tmp_path: Path) -> None:
     with attacked_place(tmp_path, agents=AGENTS) as place:
+        stay_within_an_hour()
         statuses = [register(place, {"redirect_uris": [CALLBACK]}).status_code for _ in range(22)]
         assert statuses == [201] * 20 + [429] * 2
 

@@ -11,6 +11,7 @@ import pytest
 
 from agentgw.http.registration import REGISTRATIONS
 from tests.attacks.test_registration import AGENTS, CALLBACK
+from tests.harness import stay_within_an_hour
 from tests.login import attacked_place
 
 PER_SOURCE = REGISTRATIONS.per_source
@@ -22,6 +23,7 @@ async def test_one_source_at_once_registers_no_more_than_one_by_one_with_any_wor
     tmp_path: Path,
 ) -> None:
     with attacked_place(tmp_path, agents=AGENTS, workers=2) as place:
+        stay_within_an_hour()
         async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
             answers = await asyncio.gather(
                 *(
