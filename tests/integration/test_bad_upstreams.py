@@ -79,7 +79,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[
             servers[name] = {
                 "command": sys.executable,
                 "args": ["-c", code],
-                "timeout": SECONDS,
+                "timeout": ENOUGH if name == "exits" else SECONDS,
             }
         servers["never"] = {"url": f"http://127.0.0.1:{free_port()}/mcp", "timeout": SECONDS}
         changes = {"servers": servers, "grants": allow_all(*servers)}
@@ -200,8 +200,8 @@ def test_a_server_that_was_never_there_is_used_once_it_is(tmp_path: Path, issuer
         f"os.execv(sys.executable, [sys.executable, {script!r}])"
     )
     servers = {
-        "late": {"url": f"http://127.0.0.1:{port}/mcp/ok", "timeout": 3},
-        "child": {"command": sys.executable, "args": ["-c", code], "timeout": 3},
+        "late": {"url": f"http://127.0.0.1:{port}/mcp/ok", "timeout": ENOUGH},
+        "child": {"command": sys.executable, "args": ["-c", code], "timeout": ENOUGH},
     }
     with gateway(tmp_path, issuer, {"servers": servers, "grants": allow_all(*servers)}) as gw:
         agent = Agent(f"{gw.url}/mcp", gw.token())
@@ -223,7 +223,7 @@ def test_a_child_that_dies_in_a_call_fails_that_call_and_is_started_again(
     tmp_path: Path, issuer: Issuer
 ) -> None:
     script = str(ROOT / "tools/servers/stdio_echo.py")
-    servers = {"child": {"command": sys.executable, "args": [script], "timeout": 5}}
+    servers = {"child": {"command": sys.executable, "args": [script], "timeout": ENOUGH}}
     with gateway(tmp_path, issuer, {"servers": servers, "grants": allow_all(*servers)}) as gw:
         agent = Agent(f"{gw.url}/mcp", gw.token(), MODERN)
         assert_failed(agent.call("child__die", {"code": 7}), "child", "7")

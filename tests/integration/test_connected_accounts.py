@@ -382,7 +382,7 @@ def test_an_account_that_ended_does_not_keep_the_list_from_others(
         running.saas.revoke("bob")
         running.gw.stop()
         running.gw.start()
-        wait_for(lambda: "result" in running.call("alice").json(), "alice to be served", 5)
+        wait_for(lambda: "result" in running.call("alice").json(), "alice to be served")
         assert running.notes("alice") == "the notes of alice"
 
 

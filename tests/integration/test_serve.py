@@ -262,10 +262,10 @@ def test_approved_tools_are_recorded_and_approved_anew_by_the_command_line(
         assert "result" in gw.call("changing__a").json()
         tools.write_text(tools.read_text().replace("old", "new"))
         gw.reload()
-        wait_for(lambda: code_of(gw.call("changing__a")) == 46006, "the change to be noticed", 5)
+        wait_for(lambda: code_of(gw.call("changing__a")) == 46006, "the change to be noticed")
         gw.command("server", "approve", "changing")
         gw.reload()
-        wait_for(lambda: code_of(gw.call("changing__a")) is None, "the approval to be noticed", 5)
+        wait_for(lambda: code_of(gw.call("changing__a")) is None, "the approval to be noticed")
         assert gw.stop() == 0
         approvals = [r for r in gw.records() if r["method"] == "server/approve"]
         assert [(r["server"], list(r["detail"]["tools"])) for r in approvals] == [
@@ -456,7 +456,7 @@ def test_two_workers_serve_reload_are_replaced_and_end_together(
 
         before = workers_of(gw)
         os.kill(min(before), signal.SIGKILL)
-        wait_for(lambda: len(workers_of(gw) - before) == 1, "a new worker", 5)
+        wait_for(lambda: len(workers_of(gw) - before) == 1, "a new worker")
         assert "was ended by signal 9; it is started again" in gw.output
         until_both_answered(gw, session)
 
