@@ -19,8 +19,7 @@ from agentgw.core.revocation import Revoked
 from agentgw.errors import UpstreamFailed
 from agentgw.gateway.authority import authorise_own
 from agentgw.gateway.call import Gateway
-from agentgw.gateway.credentials import Credentials
-from agentgw.gateway.incoming import Server
+from agentgw.gateway.incoming import Credentials, Server
 from agentgw.gateway.switchboard import IDENTITY
 from agentgw.mcp.spelling import secret_words
 from agentgw.sts.keys import KeyRing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from agentgw.core import refusal
 from agentgw.core.external_exchange import Credential
@@ -17,56 +17,15 @@ from agentgw.errors import (
     Unavailable,
     UpstreamFailed,
 )
-
-if TYPE_CHECKING:
-    from agentgw.gateway.asked import Asked
-    from agentgw.gateway.incoming import Incoming, Server
-    from agentgw.gateway.journal import Entry, Journal
+from agentgw.gateway.asked import Asked
+from agentgw.gateway.incoming import Incoming, Server
+from agentgw.gateway.journal import Entry, Journal
 
 METHOD = "sts/external"
 """The method of records about credentials that another server gave, or gave wrongly."""
 
 LINK = "connect/link"
 """The method of records about links by which a user connects an account."""
-
-
-class Credentials(Protocol):
-    """Where the credentials of one tool server come from."""
-
-    def lookup(
-        self, caller: Caller, scope: str | None, owner: Subject | None = None
-    ) -> Credential | None:
-        """The one had lately for this caller and scope of the tool; asks nobody.
-
-        `owner` is whose account a grant lets an agent use that acts for no user.
-        """
-        ...
-
-    async def obtain(
-        self, caller: Caller, token: bytes | None, scope: str | None, owner: Subject | None = None
-    ) -> Credential:
-        """One for this caller, whose own token is `token`. Raises UpstreamFailed or Unavailable."""
-        ...
-
-    async def renew(
-        self,
-        caller: Caller,
-        scope: str | None,
-        refused: Credential | None,
-        error: CredentialRefused,
-        owner: Subject | None = None,
-        *,
-        again: bool = False,
-    ) -> Credential | None:
-        """Keep the one the server refused no longer; another to try at once, None where there is none.
-
-        `again` says that `refused` was such another. Raises UpstreamFailed or Unavailable.
-        """
-        ...
-
-    async def own(self) -> Credential | None:
-        """One for ourselves; None where the server lets us in without. Raises as `obtain`."""
-        ...
 
 
 def scope_of(asked: Asked, server: Server) -> str | None:

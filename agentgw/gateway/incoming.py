@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from agentgw.core.principal import Caller
+from agentgw.core.external_exchange import Credential
+from agentgw.core.principal import Caller, Subject
 from agentgw.core.record import Assurance
-from agentgw.gateway.credentials import Credentials
+from agentgw.errors import CredentialRefused
 from agentgw.mcp.message import Message
 from agentgw.upstream.catalogue import Catalogue
 from agentgw.upstream.link import Era, Link, Outbound, Reply
@@ -17,6 +18,45 @@ JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream"
 OPEN_STREAM, END_SESSION = "GET", "DELETE"
 """Methods of our own for the two HTTP requests that carry no message."""
+
+
+class Credentials(Protocol):
+    """Where the credentials of one tool server come from."""
+
+    def lookup(
+        self, caller: Caller, scope: str | None, owner: Subject | None = None
+    ) -> Credential | None:
+        """The one had lately for this caller and scope of the tool; asks nobody.
+
+        `owner` is whose account a grant lets an agent use that acts for no user.
+        """
+        ...
+
+    async def obtain(
+        self, caller: Caller, token: bytes | None, scope: str | None, owner: Subject | None = None
+    ) -> Credential:
+        """One for this caller, whose own token is `token`. Raises UpstreamFailed or Unavailable."""
+        ...
+
+    async def renew(
+        self,
+        caller: Caller,
+        scope: str | None,
+        refused: Credential | None,
+        error: CredentialRefused,
+        owner: Subject | None = None,
+        *,
+        again: bool = False,
+    ) -> Credential | None:
+        """Keep the one the server refused no longer; another to try at once, None where there is none.
+
+        `again` says that `refused` was such another. Raises UpstreamFailed or Unavailable.
+        """
+        ...
+
+    async def own(self) -> Credential | None:
+        """One for ourselves; None where the server lets us in without. Raises as `obtain`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
