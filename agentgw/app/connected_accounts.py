@@ -16,6 +16,7 @@ from agentgw.config.model import Config
 from agentgw.config.upstream_oauth import UserAccounts
 from agentgw.core.connected import Account, Place
 from agentgw.core.principal import Subject
+from agentgw.core.upstream_oauth import redirect_uri
 from agentgw.errors import UpstreamFailed
 from agentgw.http.browser import Browser
 from agentgw.http.connect import LINK, LINK_SECONDS, ConnectEndpoint
@@ -141,7 +142,7 @@ class ConnectedAccounts:
             client,
             vault,
             self.one_time,
-            f"{self._public_url}/oauth/connect/callback",
+            redirect_uri(self._public_url, name),
             wanted.scope,
             clock=self._clock,
             random=self._random,
@@ -208,6 +209,7 @@ def connect_endpoint(
         browser,
         accounts.one_time,
         accounts.connections,
+        lambda: accounts.in_use,
         lambda user, server: borrowers(config(), user, server),
         STATE,
         check_state,

@@ -52,8 +52,6 @@ def check_user_accounts(config: Config) -> Iterator[Found]:
         if wanted is None:
             continue
         loc: Loc = ("servers", name, "auth", "oauth")
-        if name == "callback":
-            yield ("servers", name), "callback is the name of a path of ours", "name it otherwise"
         if wanted.issuer == config.public_url:
             yield (*loc, "issuer"), "is the gateway itself", "use auth: {mode: token}"
         parts = None if wanted.issuer is None else split_url(wanted.issuer)

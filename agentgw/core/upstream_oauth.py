@@ -284,13 +284,25 @@ def read_tokens(status: int, document: Any, now: float) -> Tokens:
     )
 
 
-def client_document(public_url: str) -> dict[str, object]:
-    """Our own client metadata, which is our client_id at servers that take documents (CIMD draft)."""
+def redirect_uri(public_url: str, server: str) -> str:
+    """Where an authorization server sends a user back who connects at the tool server `server`.
+
+    One for each, since not all say `iss`: an answer to another's question does not arrive (RFC 9700
+    section 4.4.2.2).
+    """
+    return f"{public_url}/oauth/connect/callback/{server}"
+
+
+def client_document(public_url: str, servers: Iterable[str]) -> dict[str, object]:
+    """Our own client metadata, which is our client_id at servers that take documents (CIMD draft).
+
+    `servers` are the tool servers at which users connect.
+    """
     return {
         "client_id": f"{public_url}/oauth/client.json",
         "client_name": "agentgw",
         "client_uri": public_url,
-        "redirect_uris": [f"{public_url}/oauth/connect/callback"],
+        "redirect_uris": [redirect_uri(public_url, server) for server in sorted(servers)],
         "grant_types": ["authorization_code", "refresh_token"],
         "response_types": ["code"],
         "application_type": "web",

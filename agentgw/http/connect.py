@@ -7,7 +7,7 @@ and again before anything is kept. Every step is a durable record.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -81,9 +81,10 @@ class OneTime(Protocol):
 class ConnectEndpoint:
     """`/oauth/connect/{server}`, its callback, and our client metadata document.
 
-    `at` gives the connections of a server, None where it has none; `borrowers` names the agents that may
-    use a user's account there with no user present. `check_state` says why an answer is not for this user
-    and cookie. `connected` is told of a server at which an account is new.
+    `at` gives the connections of a server, None where it has none, and `servers` those that have some;
+    `borrowers` names the agents that may use a user's account there with no user present. `check_state`
+    says why an answer is not for this user, server and cookie. `connected` is told of a server at which an
+    account is new.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class ConnectEndpoint:
         browser: Browser,
         one_time: OneTime,
         at: Callable[[str], Connections | None],
+        servers: Callable[[], Iterable[str]],
         borrowers: Callable[[Subject, str], tuple[str, ...]],
         state_kind: str,
-        check_state: Callable[[Mapping[str, Any], Subject, str | None], str | None],
+        check_state: Callable[[Mapping[str, Any], Subject, str, str | None], str | None],
         connected: Callable[[str], None],
         jwks: Callable[[], dict[str, Any]],
         recorder: Recorder,
@@ -105,6 +107,7 @@ class ConnectEndpoint:
         self._browser = browser
         self._one_time = one_time
         self._at = at
+        self._servers = servers
         self._borrowers = borrowers
         self._state_kind = state_kind
         self._check_state = check_state
@@ -118,7 +121,7 @@ class ConnectEndpoint:
     def routes(self) -> list[Route]:
         """The routes, to be mounted at the root."""
         return [
-            Route("/oauth/connect/callback", self._callback, methods=["GET"]),
+            Route("/oauth/connect/callback/{server}", self._callback, methods=["GET"]),
             Route("/oauth/connect/{server}", self._ask, methods=["GET"]),
             Route("/oauth/connect/{server}", self._agree, methods=["POST"]),
             Route("/oauth/client.json", self._document, methods=["GET"]),
@@ -238,12 +241,12 @@ class ConnectEndpoint:
         why = (
             "nobody_signed_in"
             if person is None
-            else self._check_state(state, person.subject, cookie)
+            else self._check_state(state, person.subject, request.path_params["server"], cookie)
         )
         if person is None or why is not None:
             whose = Subject(state["iss"], state["sub"], "")
             await self._record(request, "connect/finish", server, whose, reason=why)
-            text = "The browser it came with is not the one it was begun in, or another user's."
+            text = "It came with another browser, user or server than the one it was begun with."
             return problem_page(403, "Nothing was connected", text)
         at = self._at(server)
         try:
@@ -302,7 +305,7 @@ class ConnectEndpoint:
         )
 
     async def _document(self, request: Request) -> Response:
-        return JSONResponse(client_document(self._public_url), headers=_PUBLISHED)
+        return JSONResponse(client_document(self._public_url, self._servers()), headers=_PUBLISHED)
 
     async def _keys(self, request: Request) -> Response:
         try:

@@ -174,12 +174,17 @@ class Connections:
         return Place(user.iss, user.sub, issuer, self._server, self._client.resource)
 
 
-def check_state(state: Mapping[str, Any], user: Subject, cookie: str | None) -> str | None:
-    """Why an answer is not for this browser and user; None where it is."""
+def check_state(
+    state: Mapping[str, Any], user: Subject, server: str, cookie: str | None
+) -> str | None:
+    """Why an answer that came to the callback of `server` is not for that, this browser and user; None
+    where it is."""
     if cookie is None or not hmac.compare_digest(_hash(cookie), state["cookie"]):
         return "another_browser"
     if (state["iss"], state["sub"]) != (user.iss, user.sub):
         return "another_user"
+    if state["server"] != server:
+        return "another_server"
     return None
 
 

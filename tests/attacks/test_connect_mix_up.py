@@ -63,6 +63,21 @@ def test_an_answer_that_is_not_of_the_server_gone_to_redeems_nothing(
     nothing_kept(house, "alice")
 
 
+def test_an_answer_at_the_callback_of_another_server_redeems_nothing(house: House) -> None:
+    """An authorization server that says no `iss` knows one redirect URI of ours, that of its own server."""
+    browser = house.browser("alice")
+    back = browser.sign_in_there(browser.agree(browser.open(house.link("alice"))), "alice")
+    assert back.startswith(f"{house.gw.url}/oauth/connect/callback/saas?")
+    before = len(house.saas.forms)
+    answer = browser.open(back.replace("/callback/saas?", "/callback/hostile?"))
+    assert answer.status_code == 403 and "Nothing was connected" in answer.text
+    assert browser.open(back).status_code == 400
+    assert len(house.saas.forms) == before
+    nothing_kept(house, "alice")
+    denied = [r for r in house.records("connect/finish") if r["decision"] == "deny"]
+    assert denied[-1]["reason"] == "another_server"
+
+
 def test_iss_twice_is_no_answer(house: House) -> None:
     browser = house.browser("alice")
     back = browser.sign_in_there(browser.agree(browser.open(house.link("alice"))), "alice")
@@ -113,7 +128,7 @@ def test_states_do_not_cross_two_flows_of_one_user_in_two_browsers(house: House)
 
 @pytest.mark.parametrize("state", ["", "x", "%00", "a" * 3000])
 def test_a_state_nobody_gave_is_refused(house: House, state: str) -> None:
-    url = f"{house.gw.url}/oauth/connect/callback?code=c&state={state}"
+    url = f"{house.gw.url}/oauth/connect/callback/saas?code=c&state={state}"
     assert house.browser("alice").open(url).status_code == 400
 
 

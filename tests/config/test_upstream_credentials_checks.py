@@ -75,10 +75,6 @@ def test_certificates_as_the_gateways_own_proof_are_refused_as_not_available(
     assert "is not available in this version" in error.message and error.line == 3
 
 
-def test_a_server_cannot_have_the_name_of_our_callback(refuse: Refusal) -> None:
-    assert "a path of ours" in refuse(HEAD + server("oauth: {}", "callback")).message
-
-
 def test_two_servers_never_share_the_audience_of_one_account(refuse: Refusal) -> None:
     auth = "auth: {client_credentials: {authorization_server: acme, audience: t}}"
     each = ", ".join(f"{name}: {{url: 'https://{name}.example', {auth}}}" for name in "ab")

@@ -267,7 +267,10 @@ def test_no_secret_shows_in_a_repr() -> None:
 
 
 def test_our_own_document_says_what_a_server_must_check() -> None:
-    document = rule.client_document("https://gw.example")
+    document = rule.client_document("https://gw.example", ["saas", "mail"])
     assert document["client_id"] == "https://gw.example/oauth/client.json"
     assert document["token_endpoint_auth_method"] == "private_key_jwt"
-    assert document["redirect_uris"] == ["https://gw.example/oauth/connect/callback"]
+    assert document["redirect_uris"] == [
+        "https://gw.example/oauth/connect/callback/mail",
+        "https://gw.example/oauth/connect/callback/saas",
+    ]

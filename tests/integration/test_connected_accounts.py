@@ -60,7 +60,7 @@ def test_the_way_there_asks_with_pkce_and_resource_and_proves_the_published_clie
     document = f"{house.gw.url}/oauth/client.json"
     assert asked["client_id"] == document
     assert asked["resource"] == house.saas.mcp and asked["code_challenge_method"] == "S256"
-    assert asked["redirect_uri"] == f"{house.gw.url}/oauth/connect/callback"
+    assert asked["redirect_uri"] == f"{house.gw.url}/oauth/connect/callback/saas"
     browser.open(browser.sign_in_there(answer, "ines"))
     form = house.saas.forms[-1]
     assert form["resource"] == house.saas.mcp and form["client_id"] == document

@@ -142,7 +142,7 @@ def notes(
     with notes_server(provider, path) as verifier, gateway(folder, issuer, {}) as gw:
         with provider.http() as http:
             wanted = {
-                "redirect_uris": [f"{gw.url}/oauth/connect/callback"],
+                "redirect_uris": [f"{gw.url}/oauth/connect/callback/notes"],
                 "grant_types": ["authorization_code", "refresh_token"],
                 "response_types": ["code"],
             }
