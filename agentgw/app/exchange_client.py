@@ -15,6 +15,7 @@ from urllib.parse import quote_plus
 
 import httpx2
 
+from agentgw.config.values import is_loopback, split_url
 from agentgw.core.exchange_request import ACCESS_TOKEN, GRANT_TYPE
 from agentgw.errors import AgentgwError
 from agentgw.sts.client_assertion import ClientKey, client_assertion, read_client_key
@@ -93,7 +94,8 @@ def ask(
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], str | None]:
     """Post a form to the gateway at `issuer`; its answer, which has the text member `expected`, and the
-    event id. Raises Denied or Unreachable."""
+    event id. Raises Denied or Unreachable, and AgentgwError for a URL to which nothing goes."""
+    _check_url(issuer)
     try:
         answer = httpx2.post(
             f"{issuer}{path}", data=form, headers=headers, timeout=30, follow_redirects=False
@@ -102,6 +104,16 @@ def ask(
         why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise Unreachable(f"the gateway at {issuer} cannot be reached: {why}") from None
     return _judge(answer, issuer, expected), answer.headers.get("agentgw-event-id")
+
+
+def _check_url(issuer: str) -> None:
+    """Refuse what is no URL, or would have tokens cross a network in the clear (RFC 6749 section 3.2)."""
+    try:
+        parts = split_url(issuer)
+    except ValueError as error:
+        raise AgentgwError(f"{issuer} {error}") from None
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise AgentgwError(f"{issuer} is plain http, and tokens go over https only: use that")
 
 
 def _judge(answer: httpx2.Response, issuer: str, expected: str) -> dict[str, Any]:

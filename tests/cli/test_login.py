@@ -19,6 +19,8 @@ from tests.login import App, attacked_place, signed_in, tools_of
 from tests.people import Page, Place, Visitor
 from tests.sts.sts_under_test import claims_of
 
+from .conftest import Run
+
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -94,6 +96,20 @@ def test_no_gateway_is_exit_5() -> None:
     out, told = running.communicate(timeout=60)
     assert (running.returncode, out) == (5, "")
     assert "cannot be reached" in told
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://gw.example", "tokens go over https only"),
+        ("http://192.0.2.7:8000", "tokens go over https only"),
+        ("gw.example", "should be an absolute https URL"),
+        ("http://[::1", "should be an absolute https URL"),
+    ],
+)
+def test_nothing_is_sent_where_it_would_go_in_the_clear(run: Run, url: str, why: str) -> None:
+    done = run("login", url, "--for", "desktop")
+    assert (done.returncode, done.stdout) == (1, "") and why in done.stderr
 
 
 @contextlib.contextmanager
