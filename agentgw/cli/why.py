@@ -11,8 +11,8 @@ import typer
 
 from agentgw.cli.audit import find_event, log_root, printable, user_of
 from agentgw.cli.options import ConfigOption, JsonOption, StateDirOption, load_config
+from agentgw.core.record import EXTERNAL
 from agentgw.errors import AgentgwError, ConfigError
-from agentgw.gateway.credentials import METHOD as EXTERNAL
 
 REASONS = {
     "not_available": "no grant lets this user through these agents use it, or a deny row forbids it; "

@@ -15,6 +15,9 @@ from agentgw.core.principal import Caller, Hop, Inbound, Subject
 
 VERSION = 1
 
+EXTERNAL = "sts/external"
+"""The method of records about credentials that another server gave, or gave wrongly."""
+
 Assurance = Literal["token", "grant", "audit-only"]
 Verdict = Literal["allow", "deny"]
 

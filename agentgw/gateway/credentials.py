@@ -9,6 +9,7 @@ from typing import Any
 from agentgw.core import refusal
 from agentgw.core.external_exchange import Credential
 from agentgw.core.principal import Caller, Subject
+from agentgw.core.record import EXTERNAL
 from agentgw.core.refusal import Refusal
 from agentgw.errors import (
     AnswerRefused,
@@ -20,9 +21,6 @@ from agentgw.errors import (
 from agentgw.gateway.asked import Asked
 from agentgw.gateway.incoming import Incoming, Server
 from agentgw.gateway.journal import Entry, Journal
-
-METHOD = "sts/external"
-"""The method of records about credentials that another server gave, or gave wrongly."""
 
 LINK = "connect/link"
 """The method of records about links by which a user connects an account."""
@@ -157,7 +155,7 @@ async def _note(
 ) -> None:
     """The durable record of a credential that was checked. Raises Unavailable."""
     await journal.note(
-        METHOD,
+        EXTERNAL,
         incoming.caller,
         event_id=incoming.event_id,
         server=server.name,
@@ -175,7 +173,7 @@ async def _note_difference(
     # Where it cannot be written the call is refused all the same.
     with contextlib.suppress(Unavailable):
         await journal.note(
-            METHOD,
+            EXTERNAL,
             incoming.caller,
             event_id=incoming.event_id,
             server=server.name,
