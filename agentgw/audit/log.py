@@ -197,6 +197,8 @@ class FileLog:
         self._queue = []
         self._watch = self._loop.call_later(self._stall_seconds, self._stalled)
         self._thread.send([body for body, _ in self._batch])
+        # The thread gets to the disk before the loop goes on, and both work at once (ADR 18).
+        os.sched_yield()
 
     def _report(self, what: str, detail: Any = None) -> None:
         """Called on the thread: run the method of that name on the loop."""
