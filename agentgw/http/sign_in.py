@@ -46,8 +46,8 @@ class SignIn:
 
     `keep` keeps what the provider gave at a sign-in, under its `sid` and for the client we were there, or
     raises Unavailable. `barred` says in words why a person may not be here, None where they may. `refused`
-    is told the source of each sign-in that came to
-    nothing, which `trusted_proxies` say of those behind them. `clock` gives Unix seconds.
+    is told the source of each sign-in that came to nothing, which `trusted_proxies` say of those behind
+    them. `clock` gives Unix seconds.
     """
 
     def __init__(
